@@ -42,8 +42,8 @@ function Imitation:reset()
   return self:command { ["do"] = "reset" }
 end
 
----Every request so far, in order: `method`, `target`, `headers` (lower-case names), `body` (its first
----4,096 bytes), `length`, `sha256`, `complete`, `connection`, `number` (on its connection), `time`,
+---Every request so far, in order: `method`, `target`, `headers` (lower-case names), `body` (its
+---first 4,096 bytes), `length`, `sha256`, `complete`, `connection`, `number` (on its connection), `time`,
 ---`answered` (number of the rule, or "model").
 ---@return table[] requests
 ---@return integer connections opened so far
@@ -101,14 +101,20 @@ Imitation.__gc = Imitation.stop
 
 local M = {}
 
----@param options? { mode: "scripted"|"lxd2"|"operations"|nil, operation_seconds: number?, operation_kept: number? }
+---@class imitation.options
+---@field mode "scripted"|"lxd2"|"operations"|nil
+---@field operation_seconds number? how long operations run
+---@field operation_kept number? for how long ended ones are remembered
+
+---@param options? imitation.options
 ---@return imitation
 function M.start(options)
   options = options or {}
-  local pipe = assert(io.popen('d=$(mktemp -d) && mkfifo "$d/replies" && chmod 711 "$d" && echo "$d"'))
+  local pipe = assert(io.popen [[
+    d=$(mktemp -d) && mkfifo "$d/replies" && chmod 711 "$d" && echo "$d"]])
   local directory = assert(pipe:read "*l", "no temporary directory")
   pipe:close()
-  local words = { "exec /usr/bin/python3", quote(here .. "/imitation"), quote(directory), "--remove" }
+  local words = { "exec", quote(here .. "/imitation"), quote(directory), "--remove" }
   local names = { mode = "--mode", operation_seconds = "--operation-seconds",
     operation_kept = "--operation-kept" }
   for name, value in pairs(options) do
