@@ -43,8 +43,8 @@ function Imitation:reset()
 end
 
 ---Every request so far, in order: `method`, `target`, `headers` (lower-case names), `body` (its
----first 4,096 bytes), `length`, `sha256`, `complete`, `connection`, `number` (on its connection), `time`,
----`answered` (number of the rule, or "model").
+---first 4,096 bytes), `length`, `sha256`, `complete`, `connection`, `number` (on its connection),
+---`time`, `answered` (number of the rule, or "model").
 ---@return table[] requests
 ---@return integer connections opened so far
 ---@return integer open now
