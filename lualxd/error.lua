@@ -1,0 +1,189 @@
+-- Errors of the world: tables that `nil, err` carries. `kind` is for programs, `tostring` for people.
+-- LXD 5.0 answers many client mistakes with 500 and all background failures with a bare text, so a
+-- kind comes from the text first and from the HTTP status where the text says nothing.
+local errors = {}
+
+---@class lualxd.error
+---@field kind string see KINDS in this file
+---@field message string the server's, the system's or lualxd's words
+---@field code integer? HTTP status (of an operation that failed in the background: the status in it)
+---@field request string? method and path, without secrets
+---@field tried string? what was tried, in words: `create container web`
+---@field hint string? what to do about it
+---@field extension string? of `unsupported`: the API extension that the server lacks
+---@field errors table? of `many` and of `invalid` declarations
+---@field results table? of `many`: what did succeed, indexed as the input
+---@field operation table? of a failed operation: its last data
+local meta = { __name = "lualxd.error" }
+
+-- Each text as LXD 5.0.2 answered it (or as its source has it), the first that matches decides.
+local TEXTS = {
+  -- A device that fails to start names what it misses; the instance itself is there.
+  { "^Failed to start device", "failed" },
+  { "^Failed starting device", "failed" },
+  { "ETag doesn't match", "conflict" },
+  { "already exists", "exists" },
+  { "already in trust store", "exists" },
+  { "^Client is already trusted", "exists" },
+  { "[Nn]ame .- already in use", "exists" },
+  { "busy running", "busy" },
+  { "non%-reusable operation", "busy" },
+  { "database is locked", "busy" },
+  { "in use", "in_use" },
+  { "already running", "state" },
+  { "already stopped", "state" },
+  { "already frozen", "state" },
+  { "isn't running", "state" },
+  { "is not running", "state" },
+  { "is running", "state" },
+  { "is frozen", "state" },
+  { "not frozen", "state" },
+  { "[Rr]enaming of running", "state" },
+  { "Invalid config", "invalid" },
+  { "Unknown configuration key", "invalid" },
+  { "^Invalid ", "invalid" },
+  { ": Invalid ", "invalid" },
+  { "not found", "not_found" },
+  { "doesn't exist", "not_found" },
+  { "does not exist", "not_found" },
+  { "Image not provided for instance creation", "not_found" },
+  { "[Nn]o such object", "not_found" },
+  { "not authori[sz]ed", "forbidden" },
+  { "LXD is shutting down", "unavailable" },
+  { "missing the required", "unsupported" },
+}
+
+local CODES = {
+  [400] = "invalid",
+  [401] = "cancelled", -- an operation's status_code; LXD never answers HTTP 401
+  [403] = "forbidden",
+  [404] = "not_found",
+  [409] = "exists",
+  [412] = "conflict",
+  [423] = "busy",
+  [501] = "unsupported",
+  [502] = "unavailable",
+  [503] = "unavailable",
+  [504] = "unavailable",
+}
+
+-- What to do, where a person can do something. Texts beat kinds.
+local HINTS_BY_TEXT = {
+  { "^Instance is running", "stop it first, or delete it with { force = true }" },
+  { "[Rr]enaming of running", "stop it first" },
+  { "^Image alias not found", "see client.images.aliases:names()" },
+  { "^Image not provided", "no image with this fingerprint is on the server" },
+}
+
+local HINTS = {
+  conflict = "somebody changed it meanwhile; read it again and repeat the change",
+  busy = "try again in a moment",
+  unknown_outcome = "look at the object before you try again",
+  untrusted = "the server doesn't trust this client yet; join it with a token"
+    .. " (lxc config trust add) or a password",
+}
+
+local KINDS = {}
+for kind in ([[not_found exists conflict in_use busy state invalid untrusted forbidden unsupported
+    unavailable timeout cancelled connect tls protocol failed unknown_outcome many]]):gmatch("%S+") do
+  KINDS[kind] = true
+end
+
+function meta.__tostring(err)
+  local text = err.message or err.kind
+  if err.tried then
+    text = err.tried .. ": " .. text
+  end
+  local where = err.request
+  if err.code then
+    where = (where and where .. ", " or "") .. string.format("%d", err.code)
+  end
+  if where then
+    text = text .. " (" .. where .. ")"
+  end
+  if err.hint then
+    text = text .. "; " .. err.hint
+  end
+  return (text:gsub("%s*[\r\n]+%s*", " "))
+end
+
+function meta.__concat(left, right)
+  return tostring(left) .. tostring(right)
+end
+
+---@param kind string
+---@param fields table? becomes the error
+---@return lualxd.error
+function errors.new(kind, fields)
+  assert(KINDS[kind], kind)
+  local err = setmetatable(fields or {}, meta)
+  err.kind = kind
+  err.message = err.message or kind
+  err.hint = err.hint or HINTS[kind]
+  return err
+end
+
+---Whether a value is an error of lualxd.
+---@param value any
+---@return boolean
+function errors.is(value)
+  return getmetatable(value) == meta
+end
+
+local function first_match(list, text)
+  for _, row in ipairs(list) do
+    if text:find(row[1]) then
+      return row[2]
+    end
+  end
+end
+
+---The error of an answer of the server, sync or of an operation that failed in the background.
+---@param code integer? HTTP status, or the operation's status_code
+---@param message string? the server's words
+---@param fields table? request, tried, trusted = false where the server doesn't trust us
+---@return lualxd.error
+function errors.answer(code, message, fields)
+  fields = fields or {}
+  message = message or ""
+  local kind
+  if code == 412 or code == 401 then
+    kind = CODES[code]
+  elseif code == 403 then
+    kind = fields.trusted == false and "untrusted" or "forbidden"
+  elseif code == 503 then
+    kind = "unavailable"
+  else
+    kind = first_match(TEXTS, message)
+    -- An operation fails with 400 whatever the reason was: that says nothing more than "failed".
+    if not kind then
+      kind = fields.operation and "failed" or CODES[code]
+        or (code and code >= 500 and "failed") or "invalid"
+    end
+  end
+  fields.trusted = nil
+  fields.code = code
+  fields.message = message ~= "" and message or string.format("the server answered %d", code or 0)
+  fields.hint = first_match(HINTS_BY_TEXT, fields.message)
+  return errors.new(kind, fields)
+end
+
+---The error of several things of which some failed.
+---@param failed table<integer, any> errors, indexed as the input
+---@param results table<integer, any> results, indexed as the input
+---@param total integer
+---@return lualxd.error
+function errors.many(failed, results, total)
+  local count, first = 0, nil
+  for index in pairs(failed) do
+    count = count + 1
+    first = first and math.min(first, index) or index
+  end
+  return errors.new("many", {
+    message = string.format("%d of %d failed; first: %s", count, total, tostring(failed[first])),
+    errors = failed,
+    results = results,
+  })
+end
+
+return errors

@@ -1,0 +1,356 @@
+-- One exchange with the server: the URL of a scope (project, cluster member), sending, waiting, and
+-- what the answer means. Above this nobody sees HTTP; below nobody sees LXD's envelope.
+local core = require "lualxd.core"
+local errors = require "lualxd.error"
+local json = require "lualxd.json"
+local loop = require "lualxd.loop"
+local options = require "lualxd.options"
+
+local http = {}
+
+---@class lualxd.link what all scopes of a client share
+---@field engine lualxd.core.engine? nil after `close`
+---@field base string scheme and host of every URL
+---@field where string the server, for people
+---@field timeout number seconds
+---@field trace function?
+---@field trusted boolean?
+
+---@class lualxd.scope
+---@field link lualxd.link
+---@field project string?
+---@field target string?
+
+---Appends parameters to a path. The scope's own come in unless the path or the query name them.
+---@param scope lualxd.scope
+---@param path string
+---@param query table<string, string|number|boolean>?
+---@return string
+function http.path(scope, path, query)
+  local names, values = {}, {}
+  for name, value in pairs(query or {}) do
+    names[#names + 1] = name
+    values[name] = type(value) == "number" and json.number_text(value) or tostring(value)
+  end
+  for _, name in ipairs { "project", "target" } do
+    local value = scope[name]
+    if value and values[name] == nil and not path:find("[?&]" .. name .. "=")
+      and not (name == "project" and values["all-projects"]) then
+      names[#names + 1] = name
+      values[name] = value
+    end
+  end
+  if #names == 0 then
+    return path
+  end
+  table.sort(names)
+  for index, name in ipairs(names) do
+    names[index] = options.escape(name) .. "=" .. options.escape(values[name])
+  end
+  return path .. (path:find("?", 1, true) and "&" or "?") .. table.concat(names, "&")
+end
+
+-- The secrets of websockets and of image transfers travel in the query.
+local function without_secrets(path)
+  return (path:gsub("([?&][^=&]*secret=)[^&]*", "%1..."))
+end
+
+---@class lualxd.exchange
+local exchange = {}
+local meta = { __name = "lualxd.exchange", __index = exchange }
+
+---@class lualxd.http_options
+---@field query table?
+---@field headers string[]?
+---@field json string? a body, encoded
+---@field body any as of `core`'s `submit`
+---@field length integer?
+---@field etag string?
+---@field stream boolean?
+---@field limit integer?
+---@field hash boolean?
+---@field timeout number?
+---@field tried string? in words, for errors
+---@field typed boolean? `headers` have the Content-Type of `body`
+---@field reading boolean? a method other than GET and HEAD that changes nothing
+
+---Sends as far as goes without waiting.
+---@param scope lualxd.scope
+---@param method string
+---@param path string
+---@param settings lualxd.http_options
+---@return lualxd.exchange? exchange
+---@return lualxd.error? err
+function http.start(scope, method, path, settings)
+  local link = scope.link
+  path = http.path(scope, path, settings.query)
+  local this = setmetatable({
+    link = link,
+    method = method,
+    path = path,
+    tried = settings.tried,
+    change = not settings.reading and method ~= "GET" and method ~= "HEAD",
+    started = core.now(),
+    news = loop.condition(),
+    request = nil, -- the core's handle
+  }, meta)
+  if not link.engine then
+    return nil, this:fail("cancelled", { message = "the client is closed" })
+  end
+  local headers = settings.headers or {}
+  if settings.json then
+    headers[#headers + 1] = "Content-Type: application/json"
+  elseif settings.body and not settings.typed then
+    -- Anything else and LXD eats the body as a form (Go's parsePostForm).
+    headers[#headers + 1] = "Content-Type: application/octet-stream"
+  end
+  if settings.etag then
+    headers[#headers + 1] = 'If-Match: "' .. settings.etag .. '"'
+  end
+  this.request = link.engine:submit {
+    method = method,
+    url = link.base .. path,
+    headers = headers,
+    body = settings.json or settings.body,
+    length = settings.length,
+    -- A DELETE has no body and does the same twice; a 404 after a second one counts as done.
+    once = this.change and method ~= "DELETE",
+    stream = settings.stream,
+    limit = settings.limit,
+    hash = settings.hash,
+    timeout = settings.timeout,
+  }
+  loop.watch(this.request:id(), this.news)
+  return this
+end
+
+---An error that says what this exchange was.
+---@param kind string
+---@param fields table
+---@return lualxd.error
+function exchange:fail(kind, fields)
+  fields.request = self.method .. " " .. self.path:gsub("%?.*", "")
+  fields.tried = fields.tried or self.tried
+  return errors.new(kind, fields)
+end
+
+local ERRNO_ENOENT, ERRNO_EACCES, ERRNO_EPERM = 2, 13, 1
+
+local FAILURES = {
+  connect = function(failure, link)
+    local hint
+    if failure.errno == ERRNO_EACCES or failure.errno == ERRNO_EPERM then
+      hint = "this user may not use the socket; is it in LXD's group?"
+    else
+      hint = "is LXD running, and is this where it listens?"
+    end
+    return "connect", "no connection to " .. link.where .. ": " .. failure.message, hint
+  end,
+  lost = function(failure, link)
+    return "connect", "the connection to " .. link.where .. " ended before an answer: "
+      .. failure.message
+  end,
+  file = function(failure)
+    local kinds = { [ERRNO_ENOENT] = "not_found", [ERRNO_EACCES] = "forbidden" }
+    return kinds[failure.errno] or "failed", failure.message
+  end,
+  forked = function(failure)
+    return "failed", failure.message
+  end,
+}
+
+local function describe(this, failure)
+  local kind, message, hint = failure.kind, failure.message, nil
+  local explain = FAILURES[kind]
+  if explain then
+    kind, message, hint = explain(failure, this.link)
+  end
+  local lost = failure.kind == "lost" or failure.kind == "timeout"
+  if this.change and failure.unsure and lost then
+    return this:fail("unknown_outcome", {
+      message = message .. "; the server may have got the request",
+    })
+  end
+  return this:fail(kind, { message = message, hint = hint })
+end
+
+---Waits for the end.
+---@param deadline number?
+---@return integer? status
+---@return string|lualxd.error head_or_err the raw header block
+---@return string? body
+function exchange:finish(deadline)
+  local request = self.request
+  while true do
+    local status, head, body = request:result()
+    if status or head then
+      loop.unwatch(request:id())
+      if self.link.trace then
+        self.link.trace(self.method, without_secrets(self.path), status, core.now() - self.started)
+      end
+      self.attempts = request:attempts()
+      self.digest = status and request:hash()
+      request:close()
+      if not status then
+        return nil, describe(self, head)
+      end
+      return status, head, body
+    end
+    self.news.set = false
+    if not loop.await(self.news, deadline) then
+      return nil, self:fail("timeout", { message = "no answer in time" })
+    end
+  end
+end
+
+---Waits until it has ended, calling a function every so often.
+---@param period number seconds
+---@param f fun(sent: integer, to_send: integer, received: integer, to_receive: integer)
+function exchange:observe(period, f)
+  while self.request:state() ~= "done" do
+    self.news.set = false
+    loop.await(self.news, core.now() + period)
+    f(self.request:progress())
+  end
+end
+
+---Waits until there is news of the request (bytes, room, the end).
+function exchange:await_news()
+  self.news.set = false
+  loop.await(self.news)
+end
+
+---Gives up; frees everything.
+function exchange:cancel()
+  loop.unwatch(self.request:id())
+  self.request:close()
+end
+
+---One header's value of a raw block.
+---@param head string
+---@param name string in lower case
+---@return string?
+function http.header(head, name)
+  for line in head:gmatch("[^\r\n]+") do
+    local found, value = line:match("^([^:]+):[ \t]*(.-)[ \t]*$")
+    if found and #found == #name and found:lower() == name then
+      return value
+    end
+  end
+end
+
+---@param head string
+---@return table<string, string> by name in lower case; repeated ones joined by ", "
+function http.headers(head)
+  local headers = {}
+  for line in head:gmatch("[^\r\n]+") do
+    local name, value = line:match("^([^:]+):[ \t]*(.-)[ \t]*$")
+    if name then
+      name = name:lower()
+      headers[name] = headers[name] and headers[name] .. ", " .. value or value
+    end
+  end
+  return headers
+end
+
+---LXD quotes its ETags; the value goes back without quotes of its own (lxd/util/http.go trims them).
+---@param head string
+---@return string?
+function http.etag(head)
+  local value = http.header(head, "etag")
+  return value and value:gsub("^W/", ""):gsub('"', "")
+end
+
+---@class lualxd.answer
+---@field status integer
+---@field head string
+---@field body string?
+---@field envelope table? the decoded JSON
+---@field data any the envelope's `metadata`
+---@field async boolean? `data` is an operation that goes on in the background
+
+---What an answer means: LXD's envelope opened, its errors told.
+---@param this lualxd.exchange
+---@param status integer
+---@param head string
+---@param body string?
+---@param raw boolean? anything but JSON is welcome, too
+---@return lualxd.answer?
+---@return lualxd.error? err
+function http.read(this, status, head, body, raw)
+  local answer = { status = status, head = head, body = body }
+  local kind = http.header(head, "content-type") or ""
+  local envelope
+  if body and kind:find("json", 1, true) then
+    local problem
+    envelope, problem = json.decode(body)
+    if problem or (not raw and type(envelope) ~= "table") then
+      return nil, this:fail("protocol", {
+        code = status,
+        message = "the answer is not JSON: " .. (problem or body:sub(1, 40)),
+      })
+    end
+  end
+  answer.envelope = envelope
+  local failed = status >= 400 or type(envelope) == "table" and envelope.type == "error"
+  if failed then
+    if status == 404 and this.method == "DELETE" and (this.attempts or 1) > 1 then
+      return answer
+    end
+    local message, code = nil, status
+    if type(envelope) == "table" then
+      message = type(envelope.error) == "string" and envelope.error or nil
+      code = status >= 400 and status
+        or type(envelope.error_code) == "number" and envelope.error_code or status
+    end
+    return nil, errors.answer(code, message, {
+      request = this.method .. " " .. this.path:gsub("%?.*", ""),
+      tried = this.tried,
+      trusted = this.link.trusted,
+    })
+  end
+  if type(envelope) == "table" and type(envelope.type) == "string" then
+    answer.data = envelope.metadata
+    answer.async = envelope.type == "async"
+    if answer.async and type(answer.data) ~= "table" then
+      answer.data = {}
+    end
+    if answer.async and type(answer.data.id) ~= "string" then
+      -- The operation's URL may carry a query (a forwarded one, ?project=): only the path counts.
+      local url = type(envelope.operation) == "string" and envelope.operation or ""
+      answer.data.id = url:match("^/1%.0/operations/([%w%-]+)")
+      if not answer.data.id then
+        return nil, this:fail("protocol", { code = status, message = "an operation without an id" })
+      end
+    end
+  elseif not raw and this.method ~= "HEAD" then
+    return nil, this:fail("protocol", {
+      code = status,
+      message = "the answer is not LXD's: " .. (kind ~= "" and kind or "no content type"),
+      hint = "does something else than LXD answer at " .. this.link.where .. "?",
+    })
+  end
+  return answer
+end
+
+---Sends and waits for the answer.
+---@param scope lualxd.scope
+---@param method string
+---@param path string
+---@param settings lualxd.http_options?
+---@return lualxd.answer?
+---@return lualxd.error? err
+function http.ask(scope, method, path, settings)
+  settings = settings or {}
+  local this, err = http.start(scope, method, path, settings)
+  if not this then
+    return nil, err
+  end
+  local status, head, body = this:finish()
+  if not status then
+    return nil, head
+  end
+  return http.read(this, status, head, body, settings.raw)
+end
+
+return http

@@ -1,0 +1,42 @@
+-- lualxd: LXD's REST API as Lua tables, its operations as something one can wait for, and declarations that
+-- are reconciled against the server.
+local client = require "lualxd.client"
+local json = require "lualxd.json"
+local operation = require "lualxd.operation"
+local task = require "lualxd.task"
+local words = require "lualxd.words"
+
+local lxd = {
+  _NAME = "lualxd",
+  _VERSION = "0.1.0",
+
+  connect = client.connect,
+
+  run = task.run,
+  spawn = task.spawn,
+  sleep = task.sleep,
+  map = task.map,
+  wait_all = operation.wait_all,
+
+  array = json.array,
+  auto = words.auto,
+  unset = words.unset,
+  ignore = words.ignore,
+  absent = words.absent,
+}
+
+-- `lxd.on_unwaited = f` is seen by the operations.
+return setmetatable(lxd, {
+  __index = function(_, name)
+    if name == "on_unwaited" then
+      return operation.on_unwaited
+    end
+  end,
+  __newindex = function(self, name, value)
+    if name == "on_unwaited" then
+      operation.on_unwaited = value
+    else
+      rawset(self, name, value)
+    end
+  end,
+})

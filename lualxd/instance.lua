@@ -1,0 +1,186 @@
+-- What only instances can do: change their state, be copied, moved, restored and published.
+local json = require "lualxd.json"
+local operation = require "lualxd.operation"
+local options = require "lualxd.options"
+local outcome = require "lualxd.outcome"
+
+local instance = { item = {} }
+
+-- One row a state change. `statuses`: what the instance is after it, where that tells (LXD's `Ready` is a running
+-- instance that said so itself, shared/api/status_code.go).
+local RUNNING = { Running = true, Ready = true }
+local STATES = {
+  start = { options = { stateful = "boolean", timeout = "integer" }, statuses = RUNNING },
+  -- An ephemeral instance is gone once it has stopped.
+  stop = {
+    options = { force = "boolean", stateful = "boolean", timeout = "integer" },
+    statuses = { Stopped = true, Gone = true },
+  },
+  restart = { options = { force = "boolean", timeout = "integer" } },
+  freeze = { options = { timeout = "integer" }, statuses = { Frozen = true } },
+  unfreeze = { options = { timeout = "integer" }, statuses = RUNNING },
+}
+
+local function change_state(change, node, action, settings, what)
+  local row = STATES[action]
+  local body = { action = action }
+  for name, value in pairs(settings) do
+    body[name] = value
+  end
+  local proof = row.statuses
+    and outcome.status(node.scope, node.path, what, row.statuses) or outcome.unknown(what)
+  return { json = json.encode(body) }, proof
+end
+
+for action, row in pairs(STATES) do
+  instance.item[action] = function(self, settings)
+    settings = options.check(settings, row.options, action)
+    local what = action .. " " .. self.kind.one .. " " .. self.name
+    return operation.start(self.scope, what, function(change)
+      local request, proof = change_state(change, self, action, settings, what)
+      return change:send("PUT", self.path .. "/state", request, proof)
+    end)
+  end
+end
+
+---@param settings { force: boolean? }? with `force` a running instance is stopped first, without asking its processes
+---@return lualxd.operation
+function instance.item:delete(settings)
+  local force = options.check(settings, { force = "boolean" }, "delete").force
+  local what = "delete " .. self.kind.one .. " " .. self.name
+  return operation.start(self.scope, what, function(change)
+    local gone = outcome.gone(self.scope, self.path, what)
+    if force then
+      local request, proof = change_state(change, self, "stop", { force = true }, what)
+      local _, err = change:complete("PUT", self.path .. "/state", request, proof)
+      -- Stopped already is what was wanted; so is gone (ephemeral), unless it never was there.
+      if err and err.kind ~= "state" then
+        return nil, err
+      end
+      local result
+      result, err = change:send("DELETE", self.path, nil, gone)
+      if err and err.kind == "not_found" then
+        return true
+      end
+      return result, err
+    end
+    return change:send("DELETE", self.path, nil, gone)
+  end)
+end
+
+---Puts the instance back to one of its snapshots.
+---@param snapshot string
+---@param settings { stateful: boolean? }?
+---@return lualxd.operation
+function instance.item:restore(snapshot, settings)
+  options.argument(snapshot, "string", "restore: snapshot")
+  settings = options.check(settings, { stateful = "boolean" }, "restore")
+  local what = "restore " .. self.kind.one .. " " .. self.name
+  local body = json.encode { restore = snapshot, stateful = settings.stateful }
+  return operation.start(self.scope, what, function(change)
+    return change:send("PUT", self.path, { json = body }, outcome.unknown(what))
+  end)
+end
+
+local COPY = {
+  snapshot = "string", config = "table", devices = "table", profiles = "table",
+  description = "string", ephemeral = "boolean", instance_only = "boolean", project = "string",
+}
+
+---Makes a copy on the same server.
+---@param name string of the copy
+---@param settings table? `snapshot`: of this instance, to copy from instead of its present state; `project`: where the
+---copy goes; `instance_only`: without snapshots; `config`, `devices`, `profiles`, `description`, `ephemeral`: of the copy
+---@return lualxd.operation
+function instance.item:copy(name, settings)
+  local segment = options.segment(name, "copy: name")
+  settings = options.check(settings, COPY, "copy")
+  local what = "copy " .. self.kind.one .. " " .. self.name
+  local source = settings.snapshot and self.name .. "/" .. settings.snapshot or self.name
+  local body = json.encode(json.as_strings {
+    name = name,
+    config = settings.config,
+    devices = settings.devices,
+    profiles = settings.profiles,
+    description = settings.description,
+    ephemeral = settings.ephemeral,
+    source = {
+      type = "copy",
+      source = source,
+      project = settings.project and self.scope.project or nil,
+      instance_only = settings.instance_only,
+      -- LXD takes a missing `live` for true and then wants CRIU for a running source.
+      live = false,
+    },
+  })
+  local scope = settings.project
+    and { link = self.scope.link, project = settings.project, target = self.scope.target }
+    or self.scope
+  return operation.start(scope, what, function(change)
+    return change:send("POST", self.parent, { json = body },
+      outcome.created(scope, self.parent .. "/" .. segment, what))
+  end)
+end
+
+local MOVE = { target = "string", pool = "string", project = "string" }
+
+---Moves the instance: to another name, pool, project or cluster member.
+---@param name string? its new name; nil: as it is
+---@param settings { target: string?, pool: string?, project: string? }?
+---@return lualxd.operation
+function instance.item:move(name, settings)
+  local segment = name == nil and options.escape(self.name) or options.segment(name, "move: name")
+  settings = options.check(settings, MOVE, "move")
+  local what = "move " .. self.kind.one .. " " .. self.name
+  local elsewhere = settings.target or settings.pool or settings.project
+  if not elsewhere and (name == nil or name == self.name) then
+    error("move: needs a new name, or one of target, pool, project", 2)
+  end
+  local body = json.encode {
+    name = name or self.name,
+    migration = elsewhere and true or nil,
+    live = elsewhere and false or nil,
+    pool = settings.pool,
+    project = settings.project,
+  }
+  local scope = { link = self.scope.link, project = settings.project or self.scope.project }
+  local path = self.parent .. "/" .. segment
+  local proof = outcome.unknown(what)
+  if path ~= self.path and not settings.project then
+    proof = outcome.moved(scope, self.path, path, what)
+  end
+  return operation.start(self.scope, what, function(change)
+    return change:send("POST", self.path, {
+      json = body,
+      query = { target = settings.target },
+    }, proof)
+  end)
+end
+
+local PUBLISH = {
+  snapshot = "string", alias = "string", public = "boolean", properties = "table",
+  compression_algorithm = "string",
+}
+
+---Makes an image of the instance (stopped) or of one of its snapshots.
+---@param settings table? `snapshot`, `alias`, `public`, `properties`, `compression_algorithm`
+---@return lualxd.operation its data's `metadata.fingerprint` names the image
+function instance.item:publish(settings)
+  settings = options.check(settings, PUBLISH, "publish")
+  local what = "publish " .. self.kind.one .. " " .. self.name
+  local body = json.encode(json.as_strings {
+    public = settings.public,
+    properties = settings.properties,
+    compression_algorithm = settings.compression_algorithm,
+    aliases = settings.alias and json.array { { name = settings.alias } } or nil,
+    source = {
+      type = settings.snapshot and "snapshot" or "container",
+      name = settings.snapshot and self.name .. "/" .. settings.snapshot or self.name,
+    },
+  })
+  return operation.start(self.scope, what, function(change)
+    return change:send("POST", "/1.0/images", { json = body }, outcome.unknown(what))
+  end)
+end
+
+return instance

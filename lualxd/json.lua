@@ -1,0 +1,184 @@
+-- lua-cjson made lossless for LXD: what a GET gave can be PUT back unchanged. The two families of
+-- lua-cjson differ (2.1.0, Debian's, forgets which tables were arrays and prints 14 digits; the newer
+-- one doesn't), so neither is asked: empty arrays and long integers are marked in the text before
+-- it is decoded, and texts are written here, with keys sorted so that equal data is equal text.
+local cjson = require "cjson"
+local core = require "lualxd.core"
+
+local json = {}
+
+local codec = cjson.new()
+codec.decode_invalid_numbers(false)
+codec.encode_invalid_numbers(false)
+-- The newer family can be configured, process-wide in nginx, to give arrays their own metatable; a private
+-- instance has the defaults whatever others configured.
+
+-- Printable, so that no escape can hide it, and not to be guessed by a server that would like its
+-- string to be taken for an array.
+local MARK = "lualxd:" .. core.random(8) .. ":"
+
+---The metatable of arrays: an empty table with it is written as `[]`.
+json.array_meta = { __name = "lualxd.array" }
+
+---Makes a table an array for good, also when it is empty.
+---@param list table? a sequence
+---@return table list the same table
+function json.array(list)
+  return setmetatable(list or {}, json.array_meta)
+end
+
+---@param text string
+---@return any value nil where the text is JSON's `null`
+---@return string? message where it isn't JSON
+function json.decode(text)
+  local ok, tree = pcall(codec.decode, core.mark_json(text, MARK))
+  if not ok then
+    return nil, (tostring(tree):gsub("^.-:%d+: ", ""))
+  end
+  return core.restore_json(tree, MARK, json.array_meta, cjson.null)
+end
+
+-- Fields that are arrays of LXD's (doc/rest-api.yaml), whose empty value a script may write as `{}`.
+-- They count outside of maps of free names (MAPS).
+local ARRAYS = {}
+for name in ([[profiles command aliases projects groups roles ports entries ingress egress
+    member_config]]):gmatch("%S+") do
+  ARRAYS[name] = true
+end
+
+-- Maps whose keys are anybody's: nothing below them is known by name.
+local MAPS = { config = true, devices = true, environment = true, properties = true }
+
+local function number(value)
+  if value ~= value or value == math.huge or value == -math.huge then
+    error("a number that JSON can't write: " .. tostring(value), 0)
+  end
+  if math.type and math.type(value) == "integer" then
+    return string.format("%d", value)
+  elseif value % 1 == 0 and value >= -2 ^ 63 and value < 2 ^ 63 then
+    return string.format("%.0f", value)
+  end
+  return (string.format("%.17g", value):gsub(",", "."))
+end
+
+---The text of a number as LXD wants it in `config` and the like: no fraction where it is integral.
+---@param value number
+---@return string
+function json.number_text(value)
+  if (math.type and math.type(value) == "integer") or value % 1 == 0 then
+    return number(value)
+  end
+  return (string.format("%.14g", value):gsub(",", "."))
+end
+
+-- The length of a sequence; nil for anything else, an empty table too.
+local function sequence(value)
+  local count = 0
+  for _ in pairs(value) do
+    count = count + 1
+  end
+  return count > 0 and count == #value and count or nil
+end
+
+local write
+
+local function write_array(list, length, out, depth, free)
+  out[#out + 1] = "["
+  for index = 1, length do
+    if index > 1 then
+      out[#out + 1] = ","
+    end
+    write(list[index], out, depth + 1, nil, free)
+  end
+  out[#out + 1] = "]"
+end
+
+local function write_map(map, out, depth, free)
+  local names, original = {}, {}
+  for key in pairs(map) do
+    local name = key
+    if type(key) == "number" then
+      name = json.number_text(key)
+    elseif type(key) ~= "string" then
+      error("a key of type " .. type(key) .. " can't be written as JSON", 0)
+    end
+    names[#names + 1] = name
+    original[name] = key
+  end
+  table.sort(names)
+  out[#out + 1] = "{"
+  for index, name in ipairs(names) do
+    out[#out + 1] = (index > 1 and "," or "") .. codec.encode(name) .. ":"
+    write(map[original[name]], out, depth + 1, not free and name or nil, free or MAPS[name])
+  end
+  out[#out + 1] = "}"
+end
+
+function write(value, out, depth, name, free)
+  local kind = type(value)
+  if kind == "string" then
+    out[#out + 1] = codec.encode(value)
+  elseif kind == "number" then
+    out[#out + 1] = number(value)
+  elseif kind == "boolean" then
+    out[#out + 1] = value and "true" or "false"
+  elseif kind == "nil" or value == cjson.null then
+    out[#out + 1] = "null"
+  elseif kind == "table" then
+    if depth > 200 then
+      error("data too deep for JSON, or in a cycle", 0)
+    end
+    local length = sequence(value)
+    if length or getmetatable(value) == json.array_meta then
+      write_array(value, length or 0, out, depth, free)
+    elseif next(value) == nil and (ARRAYS[name] or getmetatable(value) == cjson.array_mt
+      and cjson.array_mt) then
+      out[#out + 1] = "[]"
+    else
+      write_map(value, out, depth, free)
+    end
+  else
+    error("a " .. kind .. " can't be written as JSON", 0)
+  end
+end
+
+---Raises (without a position) for what JSON can't hold: functions, cycles, NaN.
+---@param value any
+---@return string
+function json.encode(value)
+  local out = {}
+  write(value, out, 0)
+  return table.concat(out)
+end
+
+local function stringify(value)
+  if type(value) == "number" then
+    return json.number_text(value)
+  elseif type(value) == "boolean" then
+    return tostring(value)
+  elseif type(value) == "table" and value ~= cjson.null then
+    local copy = setmetatable({}, getmetatable(value))
+    for key, inner in pairs(value) do
+      copy[key] = stringify(inner)
+    end
+    return copy
+  end
+  return value
+end
+
+---A shallow copy of an object's data in which numbers and booleans of `config`, `devices`, `environment` and
+---`properties` are the strings that LXD wants there. What isn't a table is returned as it is.
+---@param data any
+---@return any
+function json.as_strings(data)
+  if type(data) ~= "table" then
+    return data
+  end
+  local copy = setmetatable({}, getmetatable(data))
+  for key, value in pairs(data) do
+    copy[key] = MAPS[key] and stringify(value) or value
+  end
+  return copy
+end
+
+return json

@@ -1,0 +1,112 @@
+-- Tasks of the built-in scheduler: coroutines that are suspended while they wait.
+local timers = require "lualxd.loop.timers"
+
+local tasks = {}
+
+local ready, first, last = {}, 1, 0
+local current -- the task whose coroutine runs now, if one does
+
+---@param f function must not raise
+---@return table task
+function tasks.new(f)
+  return { thread = coroutine.create(f) }
+end
+
+---The task that is running, unless a coroutine that it made itself is.
+---@return table?
+function tasks.running()
+  if current and coroutine.running() == current.thread then
+    return current
+  end
+end
+
+---Runs a task until it waits again or ends.
+---@param task table
+---@param value any what its wait returns
+function tasks.resume(task, value)
+  local outer = current
+  current = task
+  local ok, message = coroutine.resume(task.thread, value)
+  current = outer
+  if not ok then
+    error(debug.traceback(task.thread, tostring(message)), 0)
+  end
+  -- A task that yields by itself, not by waiting, lets the others have a turn.
+  if not task.waiting and coroutine.status(task.thread) == "suspended" then
+    tasks.make_ready(task)
+  end
+end
+
+---@param task table
+---@param value any what its wait returns
+function tasks.make_ready(task, value)
+  last = last + 1
+  ready[last] = task
+  task.value = value
+end
+
+local function remove(list, task)
+  for index = 1, list and #list or 0 do
+    if list[index] == task then
+      table.remove(list, index)
+      return
+    end
+  end
+end
+
+local function expired(task)
+  remove(task.waiting.waiters, task)
+  task.waiting, task.timer = nil, nil
+  tasks.make_ready(task, false)
+end
+
+---Suspends the running task until the condition is set.
+---@param task table
+---@param condition lualxd.condition
+---@param deadline number?
+---@return boolean set
+function tasks.park(task, condition, deadline)
+  local waiters = condition.waiters
+  if waiters then
+    waiters[#waiters + 1] = task
+  else
+    condition.waiters = { task }
+  end
+  task.waiting = condition
+  if deadline then
+    task.timer = timers.add(deadline, expired, task)
+  end
+  return coroutine.yield()
+end
+
+---A condition was set that the task waits for.
+---@param task table
+function tasks.wake(task)
+  task.waiting = nil
+  if task.timer then
+    timers.cancel(task.timer)
+    task.timer = nil
+  end
+  tasks.make_ready(task, true)
+end
+
+function tasks.any_ready()
+  return first <= last
+end
+
+---Runs each task that is ready now once; those that become ready meanwhile have the next round.
+function tasks.round()
+  local stop = last
+  -- A coroutine that blocks inside a task runs rounds of its own, so `first` may have moved.
+  while first <= stop and first <= last do
+    local task = ready[first]
+    ready[first] = nil
+    first = first + 1
+    tasks.resume(task, task.value)
+  end
+  if first > last then
+    first, last = 1, 0
+  end
+end
+
+return tasks

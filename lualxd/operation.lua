@@ -1,0 +1,432 @@
+-- The promise of a change. A change is a flow (a task of the built-in scheduler) that sends what there
+-- is to send, starting at once; `wait` is the one place where one waits for it.
+local core = require "lualxd.core"
+local errors = require "lualxd.error"
+local follow = require "lualxd.follow"
+local http = require "lualxd.http"
+local loop = require "lualxd.loop"
+local options = require "lualxd.options"
+local tasks = require "lualxd.loop.task"
+
+local operation = {}
+
+---Is called instead of a line on standard error when a change failed, nobody waited for it and its operation
+---is collected. Set as `lxd.on_unwaited`.
+---@type fun(err: lualxd.error)?
+operation.on_unwaited = nil
+
+---@class lualxd.change what a flow works on
+---@field scope lualxd.scope
+---@field tried string what the change is, in words
+---@field first table? the background operation, as the server first sent it
+---@field latest table? and as it last did
+---@field proof lualxd.proof? what tells its outcome should it vanish
+local change = {}
+local change_meta = { __index = change }
+
+-- What a flow returns whose background operation is still under way.
+local PENDING = {}
+
+---@class lualxd.operation
+---@field id string? nil until the server gave one
+local methods = {}
+local meta = { __name = "lualxd.operation" }
+
+function meta:__index(name)
+  if name == "id" then
+    local first = self._change.first
+    return first and first.id
+  end
+  return methods[name]
+end
+
+function meta:__tostring()
+  return "lualxd.operation: " .. self._change.tried .. " (" .. self:status() .. ")"
+end
+
+local function settle(this, data, err)
+  this.data, this.err = data, err
+  this.done = true
+  loop.fire(this.accepted)
+  loop.fire(this.ended)
+end
+
+local function report(err)
+  if operation.on_unwaited then
+    operation.on_unwaited(err)
+  elseif ngx and ngx.log then -- luacheck: read globals ngx
+    ngx.log(ngx.ERR, "lualxd: nobody waited for a change that failed: ", tostring(err))
+  else
+    io.stderr:write("lualxd: nobody waited for a change that failed: ", tostring(err), "\n")
+  end
+end
+
+---Starts a change.
+---@param scope lualxd.scope
+---@param tried string in words, for errors: `create container web`
+---@param flow fun(change: lualxd.change): any, lualxd.error? returns what `wait` gives
+---@return lualxd.operation
+function operation.start(scope, tried, flow)
+  local this = setmetatable({
+    scope = scope,
+    tried = tried,
+    accepted = loop.condition(), -- the server has answered (or the change has failed)
+    ended = loop.condition(),
+    waiting = 0, -- how many wait for the end
+    waited = false, -- somebody has been told how it ended
+    watchers = nil, -- progress functions
+    first = nil,
+    latest = nil,
+    proof = nil,
+    done = false,
+    data = nil,
+    err = nil,
+  }, change_meta)
+  loop.start(function()
+    local task = tasks.running()
+    local ok, data, err = pcall(flow, this)
+    if not ok then
+      settle(this, nil, errors.is(data) and data or errors.new("failed", {
+        tried = tried,
+        message = tostring(data),
+        cause = data,
+      }))
+    elseif data ~= PENDING then
+      settle(this, data, err)
+    end
+    loop.fire(this.accepted)
+    loop.handed_over(task)
+  end, scope.link)
+  local op = setmetatable({ _change = this }, meta)
+  op._collected = loop.on_collect(function()
+    if this.done and this.err and not this.waited then
+      pcall(report, this.err)
+    end
+  end)
+  return op
+end
+
+---Sends a request of the change and waits for the answer.
+---@param method string
+---@param path string
+---@param settings lualxd.http_options?
+---@return lualxd.answer? answer
+---@return lualxd.error? err
+function change:ask(method, path, settings)
+  settings = settings or {}
+  settings.tried = settings.tried or self.tried
+  return http.ask(self.scope, method, path, settings)
+end
+
+local function keep(this, answer, proof)
+  this.first, this.latest = answer.data, answer.data
+  this.proof = proof
+end
+
+---Sends the request that is the change. What the server does in the background is waited for by `wait`, not here.
+---@param method string
+---@param path string
+---@param settings lualxd.http_options?
+---@param proof lualxd.proof
+---@return any data
+---@return lualxd.error? err
+function change:send(method, path, settings, proof)
+  local answer, err = self:ask(method, path, settings)
+  return self:deliver(answer, err, proof)
+end
+
+---The last step of a flow whose request was sent otherwise: what its answer means to the change.
+---@param answer lualxd.answer?
+---@param err lualxd.error?
+---@param proof lualxd.proof
+---@return any data
+---@return lualxd.error? err
+function change:deliver(answer, err, proof)
+  if not answer then
+    return nil, err
+  elseif answer.async then
+    keep(self, answer, proof)
+    return PENDING
+  end
+  -- A result that is empty says that it worked, as `true` does.
+  local data = answer.data
+  if data == nil or type(data) == "table" and next(data) == nil then
+    data = true
+  end
+  return data
+end
+
+---Sends a request and waits for what it does in the background, too: a step of several.
+---@param method string
+---@param path string
+---@param settings lualxd.http_options?
+---@param proof lualxd.proof
+---@return any data
+---@return lualxd.error? err
+function change:complete(method, path, settings, proof)
+  local answer, err = self:ask(method, path, settings)
+  return self:finish(answer, err, proof)
+end
+
+---As `complete`, of a request that was sent otherwise.
+function change:finish(answer, err, proof)
+  if not answer or not answer.async then
+    return answer and (answer.data or true), err
+  end
+  keep(self, answer, proof)
+  local data, problem
+  repeat
+    local final
+    data, problem, final = follow.operation(self.scope, answer.data, {
+      tried = self.tried,
+      proof = proof,
+      progress = self.watchers ~= nil,
+      wanted = function()
+        return not self.done
+      end,
+      latest = function(latest)
+        self:tell(latest)
+      end,
+    })
+  until final or problem
+  self:tell(data)
+  if problem then
+    return nil, problem
+  end
+  return data
+end
+
+local function progress_of(metadata)
+  local progress = metadata.progress
+  if type(progress) == "table" then
+    return {
+      stage = progress.stage,
+      percent = tonumber(progress.percent) or 0,
+      speed = tonumber(progress.speed),
+    }
+  end
+  -- LXD 2.0 has no `progress`, only `download_progress = "48%"`.
+  for key, value in pairs(metadata) do
+    local stage = type(key) == "string" and key:match("^(.*)_progress$")
+    if stage and type(value) == "string" then
+      return { stage = stage, percent = tonumber(value:match("(%d+)%%")) or 0 }
+    end
+  end
+end
+
+---Tells the progress functions.
+---@param latest table? an operation's data
+function change:tell(latest)
+  if type(latest) ~= "table" then
+    return
+  end
+  self.latest = latest
+  if self.watchers and type(latest.metadata) == "table" then
+    self:tell_progress(progress_of(latest.metadata))
+  end
+end
+
+---@param progress { stage: string, percent: integer?, speed: integer? }?
+function change:tell_progress(progress)
+  local signature = progress and progress.stage .. tostring(progress.percent)
+  if not progress or signature == self.told then
+    return
+  end
+  self.told = signature
+  for _, watcher in ipairs(self.watchers or {}) do
+    local ok, problem = pcall(watcher, progress)
+    if not ok then
+      -- It must not take the change along; it is told of where the change is waited for.
+      self.watcher_problem = self.watcher_problem or { problem }
+    end
+  end
+end
+
+-- One follower serves all that wait; it goes on while anybody does.
+local function ensure_follower(this)
+  if this.following or this.done then
+    return
+  end
+  this.following = true
+  this.trouble = nil
+  loop.start(function()
+    local data, err, final = follow.operation(this.scope, this.first, {
+      tried = this.tried,
+      proof = this.proof,
+      progress = this.watchers ~= nil,
+      wanted = function()
+        return this.waiting > 0 and not this.done
+      end,
+      latest = function(latest)
+        this:tell(latest)
+      end,
+    })
+    this.following = false
+    if final then
+      this:tell(data)
+      settle(this, not err and data or nil, err)
+    elseif err then
+      -- No end, but no way to learn of it now: those who wait are told, and may wait again.
+      this.trouble = err
+      local ended = this.ended
+      this.ended = loop.condition()
+      loop.fire(ended)
+    end
+  end)
+end
+
+local function timed_out(this)
+  return nil, errors.new("timeout", {
+    tried = this.tried,
+    message = "not done in time",
+    hint = "it goes on; one may wait for it again",
+  })
+end
+
+---Waits for the end of the change.
+---@param timeout number? seconds; none: as long as it takes
+---@return any data the operation's final object, or the response's metadata, or `true`
+---@return lualxd.error? err
+function methods:wait(timeout)
+  local this = self._change
+  if timeout ~= nil then
+    options.argument(timeout, "seconds", "operation:wait: timeout")
+  end
+  local deadline = timeout and core.now() + timeout
+  if not loop.await(this.accepted, deadline) then
+    return timed_out(this)
+  end
+  if not this.done and this.first.class == "token" then
+    -- It stays until somebody uses the token: there is nothing to wait for.
+    settle(this, this.first)
+  end
+  if not this.done then
+    this.waiting = this.waiting + 1
+    ensure_follower(this)
+    local came = loop.await(this.ended, deadline)
+    this.waiting = this.waiting - 1
+    if not came then
+      return timed_out(this)
+    elseif not this.done then
+      return nil, this.trouble
+    end
+  end
+  this.waited = true
+  if this.watcher_problem then
+    local problem = this.watcher_problem[1]
+    this.watcher_problem = nil
+    error(problem, 0)
+  end
+  if this.err then
+    return nil, this.err
+  end
+  return this.data
+end
+
+---Asks the server to give up the operation; waits for its answer.
+---@return true?
+---@return lualxd.error? err
+function methods:cancel()
+  local this = self._change
+  loop.await(this.accepted)
+  if this.done and not this.first then
+    return nil, this.err or errors.new("state", {
+      tried = "cancel: " .. this.tried,
+      message = "it is already done",
+    })
+  end
+  local path = "/1.0/operations/" .. options.escape(this.first.id)
+  local answer, err = http.ask({ link = this.scope.link }, "DELETE", path, {
+    tried = "cancel: " .. this.tried,
+  })
+  if not answer then
+    return nil, err
+  end
+  return true
+end
+
+---What is known of the change, without asking: LXD's words (`Running`, `Success`, `Failure`, …), `Pending` before
+---the server has answered.
+---@return string
+function methods:status()
+  local this = self._change
+  if this.done then
+    return this.err and (this.err.kind == "cancelled" and "Cancelled" or "Failure") or "Success"
+  end
+  return this.latest and this.latest.status or "Pending"
+end
+
+---Has a function called with the progress while something waits.
+---@param f fun(progress: { stage: string, percent: integer?, speed: integer? })
+---@return lualxd.operation self
+function methods:progress(f)
+  options.argument(f, "callable", "operation:progress: f")
+  local this = self._change
+  this.watchers = this.watchers or {}
+  table.insert(this.watchers, f)
+  if this.latest then
+    this:tell(this.latest)
+  end
+  return self
+end
+
+---Whether a value is an operation.
+---@param value any
+---@return boolean
+function operation.is(value)
+  return getmetatable(value) == meta
+end
+
+---An operation that the server has already given.
+---@param scope lualxd.scope
+---@param tried string
+---@param answer lualxd.answer
+---@param proof lualxd.proof
+---@return lualxd.operation
+function operation.given(scope, tried, answer, proof)
+  return operation.start(scope, tried, function(this)
+    return this:deliver(answer, nil, proof)
+  end)
+end
+
+---Waits for several operations, whatever fails.
+---@param ops lualxd.operation[]
+---@param timeout number? seconds, for all
+---@return any[]? results indexed as `ops`
+---@return lualxd.error? err of kind `many`, with `errors` and `results` indexed as `ops`
+function operation.wait_all(ops, timeout)
+  options.argument(ops, "table", "lxd.wait_all: operations")
+  for index, op in ipairs(ops) do
+    if not operation.is(op) then
+      error("lxd.wait_all: operations[" .. index .. "] is not an operation", 2)
+    end
+  end
+  if timeout ~= nil then
+    options.argument(timeout, "seconds", "lxd.wait_all: timeout")
+  end
+  local deadline = timeout and core.now() + timeout
+  local results, failed = {}, {}
+  -- All are followed from the start, not one after the other.
+  for _, op in ipairs(ops) do
+    op._change.waiting = op._change.waiting + 1
+  end
+  loop.start(function()
+    for _, op in ipairs(ops) do
+      loop.await(op._change.accepted)
+      if not op._change.done and op._change.first.class ~= "token" then
+        ensure_follower(op._change)
+      end
+    end
+  end)
+  for index, op in ipairs(ops) do
+    local result, err = op:wait(deadline and math.max(0, deadline - core.now()))
+    results[index], failed[index] = result, err
+    op._change.waiting = op._change.waiting - 1
+  end
+  if next(failed) ~= nil then
+    return nil, errors.many(failed, results, #ops)
+  end
+  return results
+end
+
+return operation

@@ -1,0 +1,141 @@
+-- Checks of arguments: a wrong one is a mistake in the script, so it raises, names the argument and
+-- points at the caller. What the world refuses is never raised (lualxd.error).
+local options = {}
+
+local function bad(level, what, ...)
+  error(string.format(what, ...), level + 1)
+end
+
+local function close_name(name, known)
+  -- The nearest known name by edit distance, if it is near enough to have been meant.
+  local best, best_distance
+  for candidate in pairs(known) do
+    local row = {}
+    for j = 0, #candidate do
+      row[j] = j
+    end
+    for i = 1, #name do
+      local diagonal = row[0]
+      row[0] = i
+      for j = 1, #candidate do
+        local cost = name:byte(i) == candidate:byte(j) and 0 or 1
+        local value = math.min(row[j] + 1, row[j - 1] + 1, diagonal + cost)
+        diagonal, row[j] = row[j], value
+      end
+    end
+    local distance = row[#candidate]
+    if distance <= math.max(1, math.floor(#name / 3))
+      and (not best or distance < best_distance
+        or distance == best_distance and candidate < best) then
+      best, best_distance = candidate, distance
+    end
+  end
+  return best
+end
+
+---The known name that a mistyped one was probably meant to be.
+---@param name string
+---@param known table<string, any> its keys are the names
+---@return string?
+options.close_name = close_name
+
+local function is_a(value, kinds)
+  for kind in kinds:gmatch("[%a]+") do
+    if kind == type(value) then
+      return true
+    elseif kind == "callable" then
+      local meta = type(value) == "table" and getmetatable(value)
+      if type(value) == "function" or type(meta) == "table" and meta.__call then
+        return true
+      end
+    elseif kind == "integer" and type(value) == "number" and value % 1 == 0 then
+      return true
+    elseif kind == "seconds" and type(value) == "number" and value >= 0 then
+      return true
+    end
+  end
+  return false
+end
+
+---Checks a table of options: an unknown one and one of a wrong type raise.
+---@param given table? nil counts as empty
+---@param known table<string, string> name -> types by `|`: Lua's, and `integer`, `seconds`, `callable`
+---@param who string the function, as the caller writes it
+---@param level integer? as of `error`: 1 is the caller of `check`, 2 (unless told) its caller
+---@return table given
+function options.check(given, known, who, level)
+  level = (level or 2) + 1
+  if given == nil then
+    return {}
+  end
+  if type(given) ~= "table" then
+    bad(level, "%s: options must be a table, got %s", who, type(given))
+  end
+  local names = {}
+  for name in pairs(given) do
+    names[#names + 1] = tostring(name)
+  end
+  table.sort(names)
+  for _, name in ipairs(names) do
+    local kinds, value = known[name], given[name]
+    if not kinds then
+      local meant = close_name(name, known)
+      bad(level, "%s: unknown option '%s'%s", who, name,
+        meant and "; did you mean '" .. meant .. "'?" or "")
+    elseif not is_a(value, kinds) then
+      bad(level, "%s: option '%s' must be %s, got %s", who, name,
+        kinds:gsub("|", " or "), type(value))
+    end
+  end
+  return given
+end
+
+---Checks one argument by its types.
+---@param value any
+---@param kinds string as in `check`; with `nil` where it may be left out
+---@param who string the function and the argument, as in `client:get: path`
+---@param level integer?
+function options.argument(value, kinds, who, level)
+  if not is_a(value, kinds) then
+    bad((level or 2) + 1, "%s must be %s, got %s", who, kinds:gsub("|", " or "), type(value))
+  end
+  return value
+end
+
+local function escape_byte(byte)
+  return string.format("%%%02X", byte:byte())
+end
+
+---Percent-encodes everything but RFC 3986's unreserved characters.
+---@param text string
+---@return string
+function options.escape(text)
+  return (text:gsub("[^%w%-%._~]", escape_byte))
+end
+
+---Undoes percent-encoding (a `+` stays a plus: these are paths, not forms).
+---@param text string
+---@return string
+function options.unescape(text)
+  return (text:gsub("%%(%x%x)", function(hex)
+    return string.char(tonumber(hex, 16))
+  end))
+end
+
+---A name on its way into a URL. LXD splits the encoded path and unescapes each segment
+---(lxd/api.go, UseEncodedPath), so any name can be sent but those that a URL can't hold.
+---@param name string
+---@param who string
+---@param level integer?
+---@return string segment
+function options.segment(name, who, level)
+  level = (level or 2) + 1
+  if type(name) ~= "string" then
+    bad(level, "%s: a name must be a string, got %s", who, type(name))
+  elseif name == "" or name == "." or name == ".." then
+    bad(level, "%s: '%s' is not a name", who, name)
+  end
+  return options.escape(name)
+end
+
+return options

@@ -1,0 +1,149 @@
+-- run, spawn, join, sleep, map: doing several things at once in one Lua state.
+local errors = require "lualxd.error"
+local loop = require "lualxd.loop"
+local options = require "lualxd.options"
+local tasks = require "lualxd.loop.task"
+
+local unpack = table.unpack or unpack
+
+local task = {}
+
+---@class lualxd.task what `spawn` returns
+local methods = {}
+local meta = { __name = "lualxd.task", __index = methods }
+
+function meta:__tostring()
+  return "lualxd.task (" .. (self.ended.set and (self.failed and "failed" or "done") or "running") .. ")"
+end
+
+local groups = setmetatable({}, { __mode = "k" }) -- scheduler's task -> the `run` it belongs to
+
+local function pack(...)
+  return { n = select("#", ...), ... }
+end
+
+-- A task of a group: the group has ended when its last task has.
+local function start(group, f, ...)
+  local arguments = pack(...)
+  local this = setmetatable({ ended = loop.condition(), group = group, joined = false }, meta)
+  group.count = group.count + 1
+  loop.start(function()
+    groups[tasks.running()] = group
+    local outcome = pack(pcall(f, unpack(arguments, 1, arguments.n)))
+    if outcome[1] then
+      this.results = pack(unpack(outcome, 2, outcome.n))
+    else
+      this.failed, this.problem = true, outcome[2]
+      group.failures[#group.failures + 1] = this
+    end
+    loop.fire(this.ended)
+    group.count = group.count - 1
+    if group.count == 0 then
+      loop.fire(group.ended)
+    end
+  end)
+  return this
+end
+
+local function new_group()
+  return { count = 0, ended = loop.condition(), failures = {} }
+end
+
+---Runs `f` as a task and returns what it returned, once it and the tasks that it spawned have ended.
+---An error raised in a task that nobody joined is raised again here.
+---@param f function
+---@param ... any its arguments
+---@return any ...
+function task.run(f, ...)
+  options.argument(f, "callable", "lxd.run: f")
+  local group = new_group()
+  local root = start(group, f, ...)
+  loop.await(group.ended)
+  if root.failed then
+    error(root.problem, 0)
+  end
+  for _, failure in ipairs(group.failures) do
+    if not failure.joined then
+      error(failure.problem, 0)
+    end
+  end
+  return unpack(root.results, 1, root.results.n)
+end
+
+---Starts another task beside the running one; it runs until its first wait before `spawn` returns.
+---@param f function
+---@param ... any its arguments
+---@return lualxd.task
+function task.spawn(f, ...)
+  options.argument(f, "callable", "lxd.spawn: f")
+  local running = tasks.running()
+  local group = running and groups[running]
+  if not group then
+    error("lxd.spawn works inside a task only; start one with lxd.run", 2)
+  end
+  return start(group, f, ...)
+end
+
+---Waits for the end of the task: returns what it returned, raises what it raised.
+---@return any ...
+function methods:join()
+  self.joined = true
+  loop.await(self.ended)
+  if self.failed then
+    error(self.problem, 0)
+  end
+  return unpack(self.results, 1, self.results.n)
+end
+
+---Suspends the task (outside of one: the script) for some seconds.
+---@param seconds number
+function task.sleep(seconds)
+  options.argument(seconds, "seconds", "lxd.sleep: seconds")
+  loop.sleep(seconds)
+end
+
+local MAP = { parallel = "integer" }
+
+---Calls `f(item, index)` for each item of a list, several at once, and waits for all.
+---@param list any[]
+---@param f function fails by `nil, err` or by raising; a lone nil is a result
+---@param settings { parallel: integer? }? 8 at once unless told
+---@return any[]? results indexed as `list`
+---@return lualxd.error? err of kind `many`, with `errors` and `results` indexed as `list`
+function task.map(list, f, settings)
+  options.argument(list, "table", "lxd.map: list")
+  options.argument(f, "callable", "lxd.map: f")
+  local parallel = options.check(settings, MAP, "lxd.map").parallel or 8
+  if parallel < 1 then
+    error("lxd.map: option 'parallel' must be at least 1", 2)
+  end
+  local total, next_index = #list, 0
+  local results, failed = {}, {}
+  local function worker()
+    while next_index < total do
+      next_index = next_index + 1
+      local index = next_index
+      local ok, value, problem = pcall(f, list[index], index)
+      if not ok then
+        failed[index] = value == nil and "nil" or value
+      elseif value == nil and problem ~= nil then
+        failed[index] = problem
+      else
+        results[index] = value
+      end
+    end
+  end
+  local group = new_group()
+  for _ = 1, math.min(parallel, total) do
+    start(group, worker)
+  end
+  if total > 0 then
+    loop.await(group.ended)
+  end
+  if next(failed) ~= nil then
+    return nil, errors.many(failed, results, total)
+  end
+  return results
+end
+
+return task

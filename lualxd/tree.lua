@@ -1,0 +1,487 @@
+-- Collections and items, all from one table of kinds: LXD's URL `/1.0/containers/web/snapshots/s0` is
+-- `client.containers "web".snapshots "s0"`. Nothing here does I/O before a method is called.
+local errors = require "lualxd.error"
+local files = require "lualxd.files"
+local http = require "lualxd.http"
+local images = require "lualxd.images"
+local instance = require "lualxd.instance"
+local json = require "lualxd.json"
+local loop = require "lualxd.loop"
+local operation = require "lualxd.operation"
+local options = require "lualxd.options"
+local outcome = require "lualxd.outcome"
+local words = require "lualxd.words"
+
+local tree = {}
+
+-- One row a kind. `path`: below its parent. `one`: a single thing, for errors. `key`: the field that
+-- holds its name. `extension`: the API extension without which a server doesn't have it. `reads`: what can
+-- be read below an item. `items`, `collections`: more methods. `below`: kinds below an item.
+-- `by_status`: the list comes as an object of lists.
+local KINDS = {
+  containers = { path = "containers", one = "container", instance = true },
+  instances = { path = "instances", one = "instance", instance = true, extension = "instances" },
+  virtual_machines = {
+    path = "virtual-machines", one = "virtual machine", instance = true,
+    extension = "virtual-machines",
+  },
+  snapshots = { path = "snapshots", one = "snapshot", dated = true },
+  backups = { path = "backups", one = "backup", dated = true, extension = "container_backup" },
+  profiles = { path = "profiles", one = "profile" },
+  images = {
+    path = "images", one = "image", key = "fingerprint", collections = images.collection,
+    properties = { aliases = "aliases" },
+  },
+  aliases = { path = "aliases", one = "image alias" },
+  networks = {
+    path = "networks", one = "network", extension = "network",
+    reads = { leases = "network_leases", state = "network_state" },
+  },
+  network_acls = { path = "network-acls", one = "network ACL", extension = "network_acl" },
+  storage_pools = {
+    path = "storage-pools", one = "storage pool", extension = "storage",
+    reads = { resources = "resources" },
+  },
+  projects = {
+    path = "projects", one = "project", extension = "projects",
+    reads = { state = "project_usage" },
+  },
+  certificates = { path = "certificates", one = "certificate", key = "fingerprint" },
+  operations = { path = "operations", one = "operation", key = "id", by_status = true },
+  warnings = { path = "warnings", one = "warning", key = "uuid", extension = "warnings" },
+}
+
+for _, kind in pairs(KINDS) do
+  kind.key = kind.key or "name"
+  if kind.instance then
+    kind.dated = true
+    kind.reads = { state = false }
+    kind.items = instance.item
+    kind.below = { snapshots = true, backups = true }
+    kind.views = { files = files.new }
+  end
+end
+
+---@class lualxd.node a collection or an item
+---@field scope lualxd.scope
+---@field kind table a row of KINDS
+---@field path string
+---@field name string? of an item
+
+local UPDATE_TRIES = 10
+
+-- Whether the server lacks what this kind needs.
+local function lacking(node, extension)
+  if node.scope.project and not node.scope.link.has("projects") then
+    extension = "projects"
+  elseif not extension or node.scope.link.has(extension) then
+    return nil
+  end
+  return errors.new("unsupported", {
+    extension = extension,
+    tried = "use of " .. (node.kind.one or "server") .. "s",
+    message = "the server lacks the API extension " .. extension,
+  })
+end
+
+local function ask(node, method, path, settings)
+  local err = lacking(node, node.kind.extension)
+  if err then
+    return nil, err
+  end
+  return http.ask(node.scope, method, path, settings)
+end
+
+-- Starts a change of a node; what the server lacks is told before anything is sent.
+local function start(node, tried, flow)
+  return operation.start(node.scope, tried, function(change)
+    local err = lacking(node, node.kind.extension)
+    if err then
+      return nil, err
+    end
+    return flow(change)
+  end)
+end
+
+-- The text of what a script gave to send; raises where JSON can't hold it.
+local function encoded(node, data, who)
+  options.argument(data, "table", who .. ": data", 3)
+  local ok, text = pcall(function()
+    return json.encode(node.kind.verbatim and node.kind.verbatim(data) or json.as_strings(data))
+  end)
+  if not ok then
+    error(who .. ": " .. text, 3)
+  end
+  return text
+end
+
+local function tried(verb, node)
+  return verb .. " " .. node.kind.one .. (node.name and " " .. node.name or "")
+end
+
+----------------------------------------------------------------------------------------------------
+-- Items
+
+local item = {}
+
+---@return table? data
+---@return string|lualxd.error? etag_or_err
+function item:get()
+  local answer, err = ask(self, "GET", self.path, { tried = tried("get", self) })
+  if not answer then
+    return nil, err
+  end
+  return answer.data, http.etag(answer.head)
+end
+
+---@return boolean? exists
+---@return lualxd.error? err where that couldn't be found out
+function item:exists()
+  local data, err = self:get()
+  if data then
+    return true
+  elseif err.kind == "not_found" then
+    return false
+  end
+  return nil, err
+end
+
+---Replaces the object's data. What LXD allows to be written and `data` doesn't have is unset.
+---@param data table
+---@param etag string? of the `get` that `data` came from: refused as `conflict` if it changed since
+---@return lualxd.operation
+function item:put(data, etag)
+  local what = tried("update", self)
+  local body = encoded(self, data, "put")
+  if etag ~= nil then
+    options.argument(etag, "string", "put: etag")
+  end
+  return start(self, what, function(change)
+    return change:send("PUT", self.path, { json = body, etag = etag }, outcome.unknown(what))
+  end)
+end
+
+local MUST_NOT_WAIT = "the function given to update must not wait"
+
+local function edit(node, what, f)
+  return start(node, what, function(change)
+    local err
+    for try = 1, UPDATE_TRIES do
+      local answer
+      answer, err = change:ask("GET", node.path)
+      if not answer then
+        return nil, err
+      end
+      local data = answer.data
+      local before = encoded(node, data, "update")
+      loop.without_waiting(MUST_NOT_WAIT, f, data)
+      local after = encoded(node, data, "update")
+      if before == after then
+        return true
+      end
+      local result
+      result, err = change:send("PUT", node.path, {
+        json = after,
+        etag = http.etag(answer.head),
+      }, outcome.unknown(what))
+      if not err or err.kind ~= "conflict" then
+        return result, err
+      end
+      loop.sleep(0.02 * try * (0.5 + math.random()))
+    end
+    return nil, err
+  end)
+end
+
+---Reads the object, lets `f` edit its data in place and puts it, again when it changed meanwhile; sends nothing when
+---nothing differs.
+---@param f fun(data: table) must not wait; an error that it raises fails the operation
+---@return lualxd.operation
+function item:update(f)
+  options.argument(f, "callable", "update: f")
+  return edit(self, tried("update", self), f)
+end
+
+local function is_map(value)
+  return type(value) == "table" and getmetatable(value) ~= json.array_meta and #value == 0
+end
+
+local function snapshot_of(value)
+  if type(value) ~= "table" or value == words.unset then
+    return value
+  end
+  local copy = setmetatable({}, getmetatable(value))
+  for key, inner in pairs(value) do
+    copy[key] = snapshot_of(inner)
+  end
+  return copy
+end
+
+local function merge(data, patch)
+  for key, value in pairs(patch) do
+    if value == words.unset then
+      data[key] = nil
+    elseif is_map(value) and is_map(data[key]) then
+      merge(data[key], value)
+    else
+      data[key] = snapshot_of(value)
+    end
+  end
+end
+
+---Merges into the object, on every server version: what isn't named stays, a key set to `lxd.unset` goes. LXD's own
+---PATCH clears the description of most kinds, drops a project's config (lxd#13632) and can't remove a key.
+---@param data table
+---@return lualxd.operation
+function item:patch(data)
+  options.argument(data, "table", "patch: data")
+  local patch = snapshot_of(data)
+  return edit(self, tried("update", self), function(live)
+    merge(live, patch)
+  end)
+end
+
+---@param name string
+---@return lualxd.operation
+function item:rename(name)
+  local what = tried("rename", self)
+  local path = self.parent .. "/" .. options.segment(name, "rename: name")
+  local body = json.encode { name = name }
+  return start(self, what, function(change)
+    return change:send("POST", self.path, { json = body },
+      outcome.moved(self.scope, self.path, path, what))
+  end)
+end
+
+---@return lualxd.operation
+function item:delete()
+  local what = tried("delete", self)
+  return start(self, what, function(change)
+    return change:send("DELETE", self.path, nil, outcome.gone(self.scope, self.path, what))
+  end)
+end
+
+----------------------------------------------------------------------------------------------------
+-- Collections
+
+local collection = {}
+
+local LIST = { recursion = "integer", filter = "string", all_projects = "boolean" }
+
+local function listing(node, settings, recursion)
+  local query = {
+    recursion = recursion,
+    filter = settings.filter,
+    ["all-projects"] = settings.all_projects and "true" or nil,
+  }
+  local answer, err = ask(node, "GET", node.path, {
+    query = query,
+    tried = "list " .. node.kind.one .. "s",
+  })
+  if not answer then
+    return nil, err
+  end
+  local list = answer.data
+  if type(list) ~= "table" then
+    list = {}
+  elseif node.kind.by_status then
+    local flat, states = {}, {}
+    for state in pairs(list) do
+      states[#states + 1] = state
+    end
+    table.sort(states)
+    for _, state in ipairs(states) do
+      for _, entry in ipairs(list[state]) do
+        flat[#flat + 1] = entry
+      end
+    end
+    list = flat
+  end
+  return list
+end
+
+---@param settings { recursion: integer?, filter: string?, all_projects: boolean? }? recursion is 1 unless told; with 0
+---the list is of URLs
+---@return table[]? list of data
+---@return lualxd.error? err
+function collection:list(settings)
+  settings = options.check(settings, LIST, "list")
+  local recursion = settings.recursion or 1
+  return listing(self, settings, recursion > 0 and recursion or nil)
+end
+
+---@return string[]? names
+---@return lualxd.error? err
+function collection:names()
+  local list, err = listing(self, {})
+  if not list then
+    return nil, err
+  end
+  local names = json.array {}
+  for _, url in ipairs(list) do
+    names[#names + 1] = type(url) == "string"
+      and options.unescape(url:gsub("[?#].*", ""):match("([^/]*)$")) or nil
+  end
+  return names
+end
+
+---Iterates over `name, data`; raises an error where the listing fails.
+---@param settings table? as of `list`
+function collection:each(settings)
+  settings = options.check(settings, LIST, "each")
+  local list, err = self:list(settings)
+  if not list then
+    error(err, 2)
+  end
+  local index, key = 0, self.kind.key
+  return function()
+    index = index + 1
+    local data = list[index]
+    if data then
+      return data[key], data
+    end
+  end
+end
+
+---@param data table
+---@return lualxd.operation
+function collection:create(data)
+  local body = encoded(self, data, "create")
+  local name = data[self.kind.key]
+  local what = "create " .. self.kind.one .. (type(name) == "string" and " " .. name or "")
+  local proof = outcome.unknown(what)
+  if self.kind.dated and type(name) == "string" and name ~= "" then
+    proof = outcome.created(self.scope, self.path .. "/" .. options.escape(name), what)
+  end
+  return start(self, what, function(change)
+    return change:send("POST", self.path, { json = body }, proof)
+  end)
+end
+
+----------------------------------------------------------------------------------------------------
+-- From rows to objects
+
+local node_meta = setmetatable({}, { __mode = "k" }) -- row -> { collection, item } metatables
+
+local function make(meta, scope, kind, path, name, parent)
+  return setmetatable({ scope = scope, kind = kind, path = path, name = name, parent = parent }, meta)
+end
+
+local function describe(node)
+  return "lualxd." .. node.kind.one:gsub(" ", "_") .. ": " .. node.path
+end
+
+local function read_method(what, extension)
+  return function(self)
+    local err = lacking(self, extension or self.kind.extension)
+    if err then
+      return nil, err
+    end
+    local answer, problem = http.ask(self.scope, "GET", self.path .. "/" .. what, {
+      tried = tried("get " .. what .. " of", self),
+    })
+    if not answer then
+      return nil, problem
+    end
+    return answer.data
+  end
+end
+
+local function copy_into(target, source)
+  for name, value in pairs(source or {}) do
+    target[name] = value
+  end
+  return target
+end
+
+local metas
+
+-- What an item gives by name: methods, kinds below it, views such as `files`.
+local function item_meta(kind)
+  local methods = copy_into(copy_into({}, item), kind.items)
+  for what, extension in pairs(kind.reads or {}) do
+    methods[what] = read_method(what, extension)
+  end
+  local meta = { __name = "lualxd.item", __tostring = describe }
+  function meta.__index(self, name)
+    if methods[name] then
+      return methods[name]
+    elseif kind.below and kind.below[name] then
+      return make(metas(KINDS[name]).collection, self.scope, KINDS[name],
+        self.path .. "/" .. KINDS[name].path)
+    elseif kind.views and kind.views[name] then
+      return kind.views[name](self)
+    end
+  end
+  return meta
+end
+
+local function collection_meta(kind)
+  local methods = copy_into(copy_into({}, collection), kind.collections)
+  local meta = { __name = "lualxd.collection", __tostring = describe }
+  function meta.__index(self, name)
+    if methods[name] then
+      return methods[name]
+    elseif kind.properties and kind.properties[name] then
+      local below = KINDS[kind.properties[name]]
+      return make(metas(below).collection, self.scope, below, self.path .. "/" .. below.path)
+    end
+  end
+  function meta.__call(self, name)
+    local segment = options.segment(name, kind.path)
+    return make(metas(kind).item, self.scope, kind, self.path .. "/" .. segment, name, self.path)
+  end
+  return meta
+end
+
+function metas(kind)
+  local both = node_meta[kind]
+  if not both then
+    both = { collection = collection_meta(kind), item = item_meta(kind) }
+    node_meta[kind] = both
+  end
+  return both
+end
+
+---A top-level collection of a scope.
+---@param scope lualxd.scope
+---@param name string
+---@return table? collection nil where there is no such kind
+function tree.collection(scope, name)
+  local kind = KINDS[name]
+  if kind and tree.TOP[name] then
+    return make(metas(kind).collection, scope, kind, "/1.0/" .. kind.path)
+  end
+end
+
+---The kinds that a client has.
+tree.TOP = {}
+for name in pairs(KINDS) do
+  tree.TOP[name] = true
+end
+for _, name in ipairs { "snapshots", "backups", "aliases" } do
+  tree.TOP[name] = nil
+end
+
+-- In `/1.0` a boolean says "set, hidden" (core.trust_password = true) and goes back as one: as a string it would
+-- become the password. Numbers LXD refuses there ("invalid type float64"), so these are strings.
+local SERVER = { one = "server", key = "name" }
+function SERVER.verbatim(data)
+  local copy = copy_into({}, data)
+  if type(data.config) == "table" then
+    copy.config = {}
+    for key, value in pairs(data.config) do
+      copy.config[key] = type(value) == "number" and json.number_text(value) or value
+    end
+  end
+  return copy
+end
+
+---The server itself as an item: get, put, patch, update.
+---@param scope lualxd.scope
+---@return table
+function tree.server(scope)
+  return make(metas(SERVER).item, scope, SERVER, "/1.0")
+end
+
+return tree
