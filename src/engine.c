@@ -1,0 +1,486 @@
+/* The connections of one client: a libcurl multi handle on a poller.
+ * SPDX-License-Identifier: MIT
+ *
+ * libcurl's callbacks here only keep lists and times; nothing of Lua runs under them. Sockets are
+ * opened and closed by us, so that they close on exec and a forked child can find them. */
+#include "engine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "transfer.h"
+
+#define ROUNDS 8        /* calls of libcurl in one run: a peer with ever more to say must not hold us */
+#define SUBMIT_TURNS 16 /* turns that submit gives a body which the kernel takes at once */
+
+/* The userdata. */
+typedef struct handle {
+    lxd_engine *engine; /* owned; NULL: closed */
+} handle;
+
+static lxd_engine *to_engine(lua_State *L, int arg)
+{
+    return ((handle *)luaL_checkudata(L, arg, LXD_ENGINE))->engine;
+}
+
+/* The open engine at an argument, in this process. */
+static lxd_engine *check_engine(lua_State *L, int arg)
+{
+    lxd_engine *e = to_engine(L, arg);
+    if (!e || !e->poller) luaL_error(L, "attempt to use a closed engine");
+    if (!lxd_poller_use(e->poller)) luaL_error(L, "no poller after fork: %s", strerror(errno));
+    return e;
+}
+
+/* Adds what libcurl opened to the list. NULL: no memory. */
+static lxd_socket *add_socket(lxd_engine *e, curl_socket_t fd)
+{
+    lxd_socket *s = LXD_CALLOC(1, sizeof *s);
+    if (!s) return NULL;
+    s->engine = e;
+    s->fd = fd;
+    s->next = e->sockets;
+    if (s->next) s->next->prev = s;
+    e->sockets = s;
+    return s;
+}
+
+static lxd_socket *find_socket(const lxd_engine *e, curl_socket_t fd)
+{
+    lxd_socket *s = e->sockets;
+    while (s && s->fd != fd) s = s->next;
+    return s;
+}
+
+static void remove_socket(lxd_engine *e, lxd_socket *s)
+{
+    lxd_poller_unwatch(e->poller, s);
+    if (s->prev) s->prev->next = s->next;
+    else e->sockets = s->next;
+    if (s->next) s->next->prev = s->prev;
+    lxd_poller_bury(e->poller, s);
+}
+
+/* CURLOPT_OPENSOCKETFUNCTION */
+curl_socket_t lxd_engine_open_socket(void *engine, curlsocktype use, struct curl_sockaddr *a)
+{
+    (void)use;
+    int fd = socket(a->family, a->socktype | SOCK_CLOEXEC, a->protocol);
+    if (fd < 0) return CURL_SOCKET_BAD;
+    lxd_socket *s = add_socket(engine, fd);
+    if (!s) {
+        close(fd);
+        return CURL_SOCKET_BAD;
+    }
+    s->opened = true;
+    return fd;
+}
+
+/* CURLOPT_CLOSESOCKETFUNCTION; libcurl calls it for kept connections as late as when the multi
+ * handle goes. */
+int lxd_engine_close_socket(void *engine, curl_socket_t fd)
+{
+    lxd_socket *s = find_socket(engine, fd);
+    if (s) remove_socket(engine, s);
+    return close(fd);
+}
+
+/* CURLMOPT_SOCKETFUNCTION */
+static int on_socket(CURL *easy, curl_socket_t fd, int what, void *engine, void *unused)
+{
+    (void)unused;
+    lxd_engine *e = engine;
+    lxd_socket *s = find_socket(e, fd);
+    if (what == CURL_POLL_REMOVE) {
+        if (s && !s->opened) remove_socket(e, s);
+        else if (s) s->wanted = false; /* see lxd_poller_turn */
+        return 0;
+    }
+    lxd_request *r = NULL;
+    if (curl_easy_getinfo(easy, CURLINFO_PRIVATE, (char **)&r) == CURLE_OK && r) r->fd = fd;
+    if (!s && !(s = add_socket(e, fd))) return -1;
+    int events = (what & CURL_POLL_IN ? LXD_IN : 0) | (what & CURL_POLL_OUT ? LXD_OUT : 0);
+    return lxd_poller_watch(e->poller, s, events) ? 0 : -1;
+}
+
+/* CURLMOPT_TIMERFUNCTION */
+static int on_timer(CURLM *multi, long milliseconds, void *engine)
+{
+    (void)multi;
+    lxd_engine *e = engine;
+    e->timer_at = milliseconds < 0 ? LXD_NEVER : lxd_now() + milliseconds * INT64_C(1000000);
+    e->timer_told = true;
+    return 0;
+}
+
+/* There was progress: its time without any begins now. */
+void lxd_engine_touch(lxd_request *r)
+{
+    r->touched = lxd_now();
+    if (r->timeout > 0 && r->engine && r->touched + r->timeout < r->engine->idle_at)
+        r->engine->idle_at = r->touched + r->timeout;
+}
+
+static bool make_multi(lxd_engine *e)
+{
+    if (e->multi) return true;
+    e->timer_at = LXD_NEVER;
+    e->multi = curl_multi_init();
+    if (!e->multi) return false;
+    curl_multi_setopt(e->multi, CURLMOPT_SOCKETFUNCTION, on_socket);
+    curl_multi_setopt(e->multi, CURLMOPT_SOCKETDATA, e);
+    curl_multi_setopt(e->multi, CURLMOPT_TIMERFUNCTION, on_timer);
+    curl_multi_setopt(e->multi, CURLMOPT_TIMERDATA, e);
+    curl_multi_setopt(e->multi, CURLMOPT_MAXCONNECTS, e->connections);
+    return true;
+}
+
+/* Takes a request out of the queue or from among the active. */
+static void unlink_request(lxd_engine *e, lxd_request *r)
+{
+    bool queued = r->state == LXD_QUEUED;
+    if (r->prev) r->prev->next = r->next;
+    else if (queued) e->queue = r->next;
+    else e->active = r->next;
+    if (r->next) r->next->prev = r->prev;
+    else if (queued) e->queue_last = r->prev;
+    r->prev = r->next = NULL;
+    if (queued) e->queued--;
+    else e->actives--;
+}
+
+/* Ends a request as r->kind says; its userdata keeps it for who asks for the result. */
+void lxd_engine_end(lxd_request *r)
+{
+    lxd_engine *e = r->engine;
+    unlink_request(e, r);
+    if (r->easy) {
+        lxd_transfer_harvest(r);
+        curl_multi_remove_handle(e->multi, r->easy);
+        curl_easy_reset(r->easy);
+        if (e->spares < e->connections) e->spare[e->spares++] = r->easy;
+        else curl_easy_cleanup(r->easy);
+        r->easy = NULL;
+    }
+    r->state = LXD_DONE;
+    r->engine = NULL;
+    lxd_source_drop(&r->source);
+    lxd_poller_note(e->poller, r);
+}
+
+/* Hands the first of the queue to libcurl. */
+static void start(lxd_engine *e)
+{
+    lxd_request *r = e->queue;
+    unlink_request(e, r);
+    r->state = LXD_ACTIVE;
+    r->next = e->active;
+    if (r->next) r->next->prev = r;
+    e->active = r;
+    e->actives++;
+    lxd_engine_touch(r);
+    r->easy = e->spares > 0 ? e->spare[--e->spares] : curl_easy_init();
+    CURLcode code = CURLE_OUT_OF_MEMORY;
+    if (r->easy && make_multi(e)) code = lxd_transfer_setup(r);
+    if (code == CURLE_OK && curl_multi_add_handle(e->multi, r->easy) != CURLM_OK)
+        code = CURLE_OUT_OF_MEMORY;
+    if (code == CURLE_OK) return;
+    lxd_transfer_outcome(r, code);
+    lxd_engine_end(r);
+}
+
+static void start_queued(lxd_engine *e)
+{
+    while (e->queue && e->actives < e->connections) start(e);
+}
+
+/* Ends what libcurl says it is done with. */
+static void reap(lxd_engine *e)
+{
+    int left;
+    CURLMsg *message;
+    while (e->multi && (message = curl_multi_info_read(e->multi, &left))) {
+        if (message->msg != CURLMSG_DONE) continue;
+        CURLcode code = message->data.result; /* the message goes with the handle */
+        lxd_request *r = NULL;
+        curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, (char **)&r);
+        lxd_transfer_outcome(r, code);
+        lxd_engine_end(r);
+    }
+}
+
+/* Ends every request the same way, and gives libcurl's handles back. */
+static void end_all(lxd_engine *e, lxd_kind kind, const char *message)
+{
+    while (e->active || e->queue) {
+        lxd_request *r = e->active ? e->active : e->queue;
+        lxd_request_blame(r, kind, 0, "%s", message);
+        lxd_engine_end(r);
+    }
+    while (e->spares > 0) curl_easy_cleanup(e->spare[--e->spares]);
+    if (e->multi) curl_multi_cleanup(e->multi);
+    e->multi = NULL;
+    e->broken = false;
+    e->timer_at = e->idle_at = LXD_NEVER;
+}
+
+static void call(lxd_engine *e, curl_socket_t fd, int what)
+{
+    int running;
+    if (curl_multi_socket_action(e->multi, fd, what, &running) != CURLM_OK) e->broken = true;
+}
+
+/* The kernel has news of a socket. */
+void lxd_engine_event(lxd_socket *s, int what)
+{
+    lxd_engine *e = s->engine;
+    for (lxd_request *r = e->active; r; r = r->next)
+        if (r->fd == s->fd) lxd_engine_touch(r);
+    int in = what & LXD_IN ? CURL_CSELECT_IN : 0;
+    call(e, s->fd, in | (what & LXD_OUT ? CURL_CSELECT_OUT : 0));
+}
+
+/* Ends requests that have made no progress for their time; those that wait for us have none. */
+static void check_idle(lxd_engine *e, int64_t now)
+{
+    lxd_request *next;
+    e->idle_at = LXD_NEVER;
+    for (lxd_request *r = e->active; r; r = next) {
+        next = r->next;
+        if (r->timeout == 0 || r->recv_paused || r->send_paused) continue;
+        int64_t at = r->touched + r->timeout;
+        if (at > now) {
+            if (at < e->idle_at) e->idle_at = at;
+        } else {
+            lxd_request_blame(r, LXD_TIMEOUT, 0, "no progress for %g s",
+                              (double)r->timeout / 1e9);
+            lxd_engine_end(r);
+        }
+    }
+}
+
+/* Calls libcurl as long as it wants to be called now, ends what is done, starts what waits. */
+void lxd_engine_run(lxd_engine *e)
+{
+    for (int i = 0; i < ROUNDS; i++) {
+        reap(e);
+        if (e->broken) end_all(e, LXD_FAILED, "libcurl gave up");
+        start_queued(e);
+        if (!e->multi || e->timer_at > lxd_now()) break;
+        e->timer_told = false;
+        call(e, CURL_SOCKET_TIMEOUT, 0);
+        if (!e->timer_told) {
+            /* libcurl doesn't repeat a time that it has told before, although it may have found
+             * that we came a little early. */
+            long milliseconds = -1;
+            curl_multi_timeout(e->multi, &milliseconds);
+            on_timer(e->multi, milliseconds, e);
+        }
+    }
+    int64_t now = lxd_now();
+    if (e->idle_at > now) return;
+    check_idle(e, now);
+    start_queued(e);
+}
+
+/* When the engine wants to run again. */
+int64_t lxd_engine_next(const lxd_engine *e)
+{
+    return e->broken ? 0 : e->timer_at < e->idle_at ? e->timer_at : e->idle_at;
+}
+
+/* Ends a request as cancelled, unless it has ended. */
+void lxd_engine_cancel(lxd_request *r)
+{
+    lxd_engine *e = r->engine;
+    if (!e) return;
+    lxd_poller_fork(e->poller);
+    if (!r->engine) return; /* ended by that: it is the parent's */
+    lxd_request_blame(r, LXD_CANCELLED, 0, "cancelled");
+    lxd_engine_end(r);
+    start_queued(e);
+    lxd_poller_settle(e->poller);
+}
+
+/* In a child: ends what is the parent's, without a byte or a shutdown on its connections. Each
+ * descriptor is replaced by a socket that leads nowhere, whatever libcurl then does with it. */
+void lxd_engine_fork(lxd_engine *e)
+{
+    for (lxd_socket *s = e->sockets; s; s = s->next) {
+        if (!s->opened) continue;
+        int nowhere = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (nowhere < 0) { /* no descriptor left: this one makes room */
+            close(s->fd);
+            nowhere = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        }
+        if (nowhere < 0 || nowhere == s->fd) continue;
+        dup3(nowhere, s->fd, O_CLOEXEC);
+        close(nowhere);
+    }
+    end_all(e, LXD_FORKED, "this request is the parent process's");
+}
+
+void lxd_engine_close(lxd_engine *e)
+{
+    lxd_poller *p = e->poller;
+    if (!p) return;
+    lxd_poller_fork(p);
+    end_all(e, LXD_CANCELLED, "cancelled");
+    lxd_poller_settle(p);
+    if (e->prev) e->prev->next = e->next;
+    else p->engines = e->next;
+    if (e->next) e->next->prev = e->prev;
+    e->poller = NULL;
+}
+
+/* Whether a body that is in memory may still find room in the kernel. */
+static bool more_to_send(const lxd_request *r)
+{
+    return r->state == LXD_ACTIVE && r->has_body && !r->source.live &&
+           r->source.given < r->source.length;
+}
+
+static int l_engine_submit(lua_State *L)
+{
+    check_engine(L, 1);
+    luaL_checktype(L, 2, LUA_TTABLE);
+    lua_settop(L, 2);
+    lxd_request *r = lxd_request_new(L, 2); /* with its memory from Lua: nothing raises after it */
+    lua_getuservalue(L, 1);
+    lua_setuservalue(L, 3);
+    lxd_engine *e = check_engine(L, 1); /* again: collecting garbage may have closed it */
+    r->id = e->poller->next_id++;
+    if (r->timeout < 0) r->timeout = e->timeout;
+    r->engine = e;
+    r->state = LXD_QUEUED;
+    r->prev = e->queue_last;
+    if (r->prev) r->prev->next = r;
+    else e->queue = r;
+    e->queue_last = r;
+    e->queued++;
+    int error;
+    const lxd_piece *bad = lxd_source_open(&r->source, &error);
+    if (bad) {
+        lxd_request_blame(r, LXD_FILE, error, "%s: %s", bad->path ? bad->path : "body",
+                          error ? strerror(error) : "not a plain file");
+        lxd_engine_end(r);
+    }
+    lxd_engine_run(e);
+    for (int i = 0; i < SUBMIT_TURNS && more_to_send(r); i++) {
+        int64_t before = r->source.given;
+        lxd_poller_turn(e->poller);
+        if (r->source.given == before) break;
+    }
+    lxd_poller_settle(e->poller);
+    return 1;
+}
+
+static int l_engine_count(lua_State *L)
+{
+    lxd_engine *e = check_engine(L, 1);
+    lua_pushinteger(L, e->actives);
+    lua_pushinteger(L, e->queued);
+    return 2;
+}
+
+static int l_engine_connects(lua_State *L)
+{
+    lua_pushinteger(L, (lua_Integer)check_engine(L, 1)->connects);
+    return 1;
+}
+
+static int l_engine_close(lua_State *L)
+{
+    handle *h = luaL_checkudata(L, 1, LXD_ENGINE);
+    lxd_engine *e = h->engine;
+    if (!e) return 0;
+    h->engine = NULL;
+    lxd_engine_close(e);
+    LXD_FREE(e->spare);
+    LXD_FREE(e->path);
+    LXD_FREE(e);
+    return 0;
+}
+
+static int l_engine_tostring(lua_State *L)
+{
+    lxd_engine *e = to_engine(L, 1);
+    if (e && e->poller) lua_pushfstring(L, LXD_ENGINE ": %p", (void *)e);
+    else lua_pushliteral(L, LXD_ENGINE " (closed)");
+    return 1;
+}
+
+/* Reads the options into an engine that its userdata owns already. */
+static void read_options(lua_State *L, int options, lxd_engine *e)
+{
+    lua_getfield(L, options, "unix");
+    if (!lua_isnil(L, -1)) {
+        size_t n;
+        const char *path = lua_tolstring(L, -1, &n);
+        if (!path || strlen(path) != n || n == 0) luaL_error(L, "option 'unix' is no path");
+        e->path = LXD_MALLOC(n + 1);
+        if (!e->path) luaL_error(L, "not enough memory");
+        memcpy(e->path, path, n + 1);
+    }
+    lua_getfield(L, options, "connections");
+    lua_Number connections = lua_tonumber(L, -1);
+    if (!(connections >= 1 && connections <= 1024))
+        luaL_error(L, "option 'connections' must be 1 to 1024");
+    e->connections = (long)connections;
+    lua_getfield(L, options, "timeout");
+    lua_Number timeout = lua_tonumber(L, -1);
+    if (!lua_isnumber(L, -1) || !(timeout >= 0)) luaL_error(L, "option 'timeout' must be seconds");
+    e->timeout = timeout < 1e9 ? (int64_t)(timeout * 1e9) : 0;
+    lua_pop(L, 3);
+}
+
+static int l_core_engine(lua_State *L)
+{
+    lxd_poller_check(L, 1);
+    luaL_checktype(L, 2, LUA_TTABLE);
+    handle *h = lua_newuserdata(L, sizeof *h);
+    h->engine = NULL;
+    luaL_getmetatable(L, LXD_ENGINE);
+    lua_setmetatable(L, -2);
+    /* What its requests keep alive: the engine, and with it the poller. */
+    lua_createtable(L, 2, 0);
+    lua_pushvalue(L, 1);
+    lua_rawseti(L, -2, 1);
+    lua_pushvalue(L, -2);
+    lua_rawseti(L, -2, 2);
+    lua_setuservalue(L, -2);
+    lxd_engine *e = h->engine = LXD_CALLOC(1, sizeof *e);
+    if (!e) return luaL_error(L, "not enough memory");
+    e->timer_at = e->idle_at = LXD_NEVER;
+    read_options(L, 2, e);
+    e->spare = LXD_CALLOC((size_t)e->connections, sizeof *e->spare);
+    if (!e->spare) return luaL_error(L, "not enough memory");
+    e->poller = lxd_poller_check(L, 1);
+    e->next = e->poller->engines;
+    if (e->next) e->next->prev = e;
+    e->poller->engines = e;
+    return 1;
+}
+
+static const luaL_Reg methods[] = {
+    {"submit", l_engine_submit},     {"count", l_engine_count},
+    {"connects", l_engine_connects}, {"close", l_engine_close},
+    {NULL, NULL},
+};
+
+static const luaL_Reg metamethods[] = {
+    {"__gc", l_engine_close},
+    {"__close", l_engine_close},
+    {"__tostring", l_engine_tostring},
+    {NULL, NULL},
+};
+
+void lualxd_open_engine(lua_State *L)
+{
+    lxd_new_type(L, LXD_ENGINE, methods, metamethods);
+    lua_pushcfunction(L, l_core_engine);
+    lua_setfield(L, -2, "engine");
+}

@@ -1,0 +1,307 @@
+/* One descriptor for many: an epoll instance that watches the sockets and one timerfd.
+ * SPDX-License-Identifier: MIT
+ *
+ * The only Linux-only file. After a fork both descriptors belong to parent and child at once, and
+ * taking a socket out in one would take it out for the other: a child closes them and opens its own,
+ * before it does anything else (lxd_poller_fork). */
+#include "poller.h"
+
+#include <errno.h>
+#include <math.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include "engine.h"
+
+#define BATCH 64 /* events of one turn; the rest stays readable */
+
+/* The userdata. */
+typedef struct handle {
+    lxd_poller *poller; /* owned; NULL: closed */
+} handle;
+
+static lxd_poller *to_poller(lua_State *L, int arg)
+{
+    return ((handle *)luaL_checkudata(L, arg, LXD_POLLER))->poller;
+}
+
+/* The open poller at an argument, whose descriptors are this process's. */
+lxd_poller *lxd_poller_check(lua_State *L, int arg)
+{
+    lxd_poller *p = to_poller(L, arg);
+    if (!p) luaL_error(L, "attempt to use a closed poller");
+    if (!lxd_poller_use(p)) luaL_error(L, "no poller after fork: %s", strerror(errno));
+    return p;
+}
+
+static void close_descriptors(lxd_poller *p)
+{
+    if (p->epoll >= 0) close(p->epoll);
+    if (p->timer >= 0) close(p->timer);
+    p->epoll = p->timer = -1;
+}
+
+/* Opens both descriptors; false, with errno and none open, when there are none left. */
+static bool open_descriptors(lxd_poller *p)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
+    p->epoll = epoll_create1(EPOLL_CLOEXEC);
+    p->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    if (p->epoll < 0 || p->timer < 0 ||
+        epoll_ctl(p->epoll, EPOLL_CTL_ADD, p->timer, &event) != 0) {
+        int error = errno;
+        close_descriptors(p);
+        errno = error;
+        return false;
+    }
+    p->pid = getpid();
+    p->armed = LXD_NEVER;
+    return true;
+}
+
+/* Lets go of what is the parent's, if there was a fork; nothing that the parent watches changes. */
+void lxd_poller_fork(lxd_poller *p)
+{
+    if (p->epoll < 0 || p->pid == getpid()) return;
+    close_descriptors(p);
+    for (lxd_engine *e = p->engines; e; e = e->next) lxd_engine_fork(e);
+}
+
+/* Call before anything else with a poller: its descriptors are this process's from here on. */
+bool lxd_poller_use(lxd_poller *p)
+{
+    lxd_poller_fork(p);
+    if (p->epoll >= 0) return true;
+    if (!open_descriptors(p)) return false;
+    lxd_poller_settle(p);
+    return true;
+}
+
+/* Has a socket watched for LXD_IN, LXD_OUT or both. */
+bool lxd_poller_watch(lxd_poller *p, lxd_socket *s, int what)
+{
+    struct epoll_event event = {.data.ptr = s};
+    event.events = (what & LXD_IN ? EPOLLIN : 0u) | (what & LXD_OUT ? EPOLLOUT : 0u);
+    s->wanted = true;
+    if (s->events == event.events) return true;
+    int change = s->events ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    if (p->epoll < 0 || epoll_ctl(p->epoll, change, s->fd, &event) != 0) return false;
+    s->events = event.events;
+    return true;
+}
+
+/* Ends the watch. Explicitly, and before the socket is closed: while a forked child has it open too,
+ * closing it doesn't. */
+void lxd_poller_unwatch(lxd_poller *p, lxd_socket *s)
+{
+    struct epoll_event unused = {0};
+    s->wanted = false;
+    if (s->events && p->epoll >= 0) epoll_ctl(p->epoll, EPOLL_CTL_DEL, s->fd, &unused);
+    s->events = 0;
+}
+
+/* Frees a socket that is in no list, as soon as no event of this batch can name it. */
+void lxd_poller_bury(lxd_poller *p, lxd_socket *s)
+{
+    if (!p->dispatching) {
+        LXD_FREE(s);
+        return;
+    }
+    s->engine = NULL;
+    s->next = p->graveyard;
+    p->graveyard = s;
+}
+
+static void expire(lxd_poller *p)
+{
+    uint64_t times;
+    if (read(p->timer, &times, sizeof times) < 0) return; /* armed anew meanwhile */
+    p->armed = LXD_NEVER;
+}
+
+/* Advances everything once: what the kernel has events for, and what is due. */
+void lxd_poller_turn(lxd_poller *p)
+{
+    struct epoll_event events[BATCH];
+    int n = epoll_wait(p->epoll, events, BATCH, 0);
+    p->dispatching = true;
+    for (int i = 0; i < n; i++) {
+        lxd_socket *s = events[i].data.ptr;
+        unsigned what = events[i].events;
+        if (!s) {
+            expire(p);
+        } else if (s->engine && s->wanted) {
+            /* A hang-up and an error are for the reader and the writer to find out. */
+            int in = what & (EPOLLIN | EPOLLHUP | EPOLLERR) ? LXD_IN : 0;
+            int out = what & (EPOLLOUT | EPOLLERR) ? LXD_OUT : 0;
+            lxd_engine_event(s, in | out);
+        } else if (s->engine) {
+            /* A kept connection stays registered, which saves two system calls per request; it
+             * goes when there is something on it that nobody asked for. */
+            lxd_poller_unwatch(p, s);
+        }
+    }
+    p->dispatching = false;
+    while (p->graveyard) {
+        lxd_socket *s = p->graveyard;
+        p->graveyard = s->next;
+        LXD_FREE(s);
+    }
+    for (lxd_engine *e = p->engines; e; e = e->next) lxd_engine_run(e);
+}
+
+/* Makes sure that the descriptor gets readable by the time something is to be done. An earlier
+ * timer is left: it costs one idle step, and a request then costs no system call for its time-out. */
+void lxd_poller_settle(lxd_poller *p)
+{
+    int64_t at = p->news ? 0 : LXD_NEVER;
+    for (const lxd_engine *e = p->engines; e && at > 0; e = e->next) {
+        int64_t next = lxd_engine_next(e);
+        if (next < at) at = next;
+    }
+    if (at >= p->armed || p->epoll < 0) return;
+    if (at < 1) at = 1; /* zero would disarm it */
+    struct itimerspec t = {.it_value = {.tv_sec = (time_t)(at / 1000000000),
+                                        .tv_nsec = (long)(at % 1000000000)}};
+    if (timerfd_settime(p->timer, TFD_TIMER_ABSTIME, &t, NULL) == 0) p->armed = at;
+}
+
+/* Puts a request among the news, once. */
+void lxd_poller_note(lxd_poller *p, lxd_request *r)
+{
+    if (r->noted) return;
+    r->noted = p;
+    r->news_next = NULL;
+    r->news_prev = p->last;
+    if (p->last) p->last->news_next = r;
+    else p->news = r;
+    p->last = r;
+}
+
+/* Takes a request out of the news. */
+void lxd_poller_forget(lxd_request *r)
+{
+    lxd_poller *p = r->noted;
+    if (!p) return;
+    if (r->news_prev) r->news_prev->news_next = r->news_next;
+    else p->news = r->news_next;
+    if (r->news_next) r->news_next->news_prev = r->news_prev;
+    else p->last = r->news_prev;
+    r->noted = NULL;
+}
+
+static int l_poller_pollfd(lua_State *L)
+{
+    lua_pushinteger(L, lxd_poller_check(L, 1)->epoll);
+    return 1;
+}
+
+static int l_poller_step(lua_State *L)
+{
+    lxd_poller *p = lxd_poller_check(L, 1);
+    int n = 0;
+    luaL_checktype(L, 2, LUA_TTABLE);
+    lxd_poller_turn(p);
+    /* Storing an id may collect garbage, whose finalizers may close any request, or this poller. */
+    while ((p = to_poller(L, 1)) && p->news) {
+        lxd_request *r = p->news;
+        lua_pushinteger(L, (lua_Integer)r->id);
+        lua_rawseti(L, 2, n + 1);
+        if (to_poller(L, 1) != p || p->news != r) continue;
+        lxd_poller_forget(r);
+        n++;
+    }
+    if (p) lxd_poller_settle(p);
+    lua_pushinteger(L, n);
+    return 1;
+}
+
+static int l_poller_wait(lua_State *L)
+{
+    lxd_poller *p = lxd_poller_check(L, 1);
+    lua_Number seconds = luaL_optnumber(L, 2, HUGE_VAL);
+    struct pollfd fd = {.fd = p->epoll, .events = POLLIN};
+    struct timespec t = {0};
+    if (seconds > 0 && seconds < 1e9) {
+        t.tv_sec = (time_t)seconds;
+        t.tv_nsec = (long)((seconds - (lua_Number)t.tv_sec) * 1e9);
+    }
+    lua_pushboolean(L, ppoll(&fd, 1, seconds >= 1e9 ? NULL : &t, NULL) > 0);
+    return 1;
+}
+
+static int l_poller_close(lua_State *L)
+{
+    handle *h = luaL_checkudata(L, 1, LXD_POLLER);
+    lxd_poller *p = h->poller;
+    if (!p) return 0;
+    h->poller = NULL;
+    lxd_poller_fork(p);
+    while (p->engines) lxd_engine_close(p->engines);
+    while (p->news) lxd_poller_forget(p->news);
+    close_descriptors(p);
+    LXD_FREE(p);
+    return 0;
+}
+
+static int l_poller_tostring(lua_State *L)
+{
+    lxd_poller *p = to_poller(L, 1);
+    if (p) lua_pushfstring(L, LXD_POLLER " (%d)", p->epoll);
+    else lua_pushliteral(L, LXD_POLLER " (closed)");
+    return 1;
+}
+
+/* The pollers of a Lua state number their requests in ranges of their own, so that no id is used
+ * twice; LuaJIT's numbers hold 2^21 such ranges. */
+static int64_t first_id(lua_State *L)
+{
+    lua_getfield(L, LUA_REGISTRYINDEX, "lualxd.pollers");
+    lua_Integer n = lua_tointeger(L, -1);
+    lua_pop(L, 1);
+    lua_pushinteger(L, n + 1);
+    lua_setfield(L, LUA_REGISTRYINDEX, "lualxd.pollers");
+    return ((int64_t)n << 32) + 1;
+}
+
+static int l_core_poller(lua_State *L)
+{
+    handle *h = lua_newuserdata(L, sizeof *h);
+    h->poller = NULL;
+    luaL_getmetatable(L, LXD_POLLER);
+    lua_setmetatable(L, -2);
+    int64_t id = first_id(L);
+    lxd_poller *p = h->poller = LXD_CALLOC(1, sizeof *p);
+    if (!p) return luaL_error(L, "not enough memory");
+    p->next_id = id;
+    if (!open_descriptors(p)) {
+        int error = errno;
+        lua_pushnil(L);
+        lua_pushstring(L, strerror(error));
+        p->epoll = p->timer = -1;
+        return 2;
+    }
+    return 1;
+}
+
+static const luaL_Reg methods[] = {
+    {"pollfd", l_poller_pollfd}, {"step", l_poller_step}, {"wait", l_poller_wait},
+    {"close", l_poller_close},   {NULL, NULL},
+};
+
+static const luaL_Reg metamethods[] = {
+    {"__gc", l_poller_close},
+    {"__close", l_poller_close},
+    {"__tostring", l_poller_tostring},
+    {NULL, NULL},
+};
+
+void lualxd_open_poller(lua_State *L)
+{
+    lxd_new_type(L, LXD_POLLER, methods, metamethods);
+    lua_pushcfunction(L, l_core_poller);
+    lua_setfield(L, -2, "poller");
+}

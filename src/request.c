@@ -1,0 +1,450 @@
+/* One HTTP exchange, as Lua sees it: options in, head, body and result out.
+ * SPDX-License-Identifier: MIT */
+#include "request.h"
+
+#include <string.h>
+
+#include "engine.h"
+#include "transfer.h"
+
+#define LXD_REQUEST "lualxd.request"
+#define LIMIT ((size_t)64 * 1024 * 1024) /* of an answer in memory, unless told */
+#define READ_MAX ((size_t)1024 * 1024)   /* bytes of one read */
+
+/* The userdata. Creating a string may collect garbage, and a finalizer may close this very request
+ * while its buffer is being copied: `busy` puts that off. Should the string raise for want of
+ * memory, `busy` stays, and the memory goes with the userdata. */
+typedef struct handle {
+    lxd_request *request; /* owned; NULL: closed */
+    bool busy;            /* a method is copying from its buffers */
+    bool closing;         /* closed meanwhile */
+} handle;
+
+static const char *const kinds[] = {
+    [LXD_CONNECT] = "connect",     [LXD_TLS] = "tls",   [LXD_TIMEOUT] = "timeout",
+    [LXD_PROTOCOL] = "protocol",   [LXD_LOST] = "lost", [LXD_FILE] = "file",
+    [LXD_CANCELLED] = "cancelled", [LXD_FORKED] = "forked", [LXD_FAILED] = "failed",
+};
+
+static handle *to_request(lua_State *L, int arg)
+{
+    return luaL_checkudata(L, arg, LXD_REQUEST);
+}
+
+/* The request at an argument, ended if it is another process's. */
+static lxd_request *check_request(lua_State *L, int arg)
+{
+    handle *h = to_request(L, arg);
+    lxd_request *r = h->request;
+    if (!r || h->closing) luaL_error(L, "attempt to use a closed request");
+    if (r->engine) lxd_poller_fork(r->engine->poller);
+    return r;
+}
+
+/* Frees a request that is in no list. */
+static void free_request(lxd_request *r)
+{
+    lxd_source_free(&r->source);
+    lxd_buffer_free(&r->head);
+    lxd_buffer_free(&r->body);
+    curl_slist_free_all(r->headers);
+    LXD_FREE(r->method);
+    LXD_FREE(r->url);
+    LXD_FREE(r);
+}
+
+static void close_request(handle *h)
+{
+    lxd_request *r = h->request;
+    if (!r) return;
+    lxd_engine_cancel(r);
+    lxd_poller_forget(r);
+    h->closing = true;
+    if (h->busy) return;
+    h->request = NULL;
+    free_request(r);
+}
+
+/* Pushes bytes of a request's buffer (see `handle`). */
+static void push_bytes(lua_State *L, handle *h, const lxd_buffer *b, size_t n)
+{
+    bool was = h->busy;
+    h->busy = true;
+    lua_pushlstring(L, n > 0 ? b->bytes + b->from : "", n);
+    h->busy = was;
+}
+
+/* Ends what a method began: a close that was put off happens now. */
+static int done(handle *h, int results)
+{
+    if (h->closing && !h->busy) close_request(h);
+    return results;
+}
+
+/* Ends a request that libcurl can't go on with after a pause. */
+static void resume(lxd_request *r)
+{
+    CURLcode code = lxd_transfer_resume(r);
+    lxd_poller *p = r->engine->poller;
+    if (code != CURLE_OK) {
+        lxd_transfer_outcome(r, code);
+        lxd_engine_end(r);
+    }
+    lxd_poller_settle(p);
+}
+
+/* A copy of the string at the top of the stack. Raises when it isn't one, holds a NUL, or isn't made
+ * of visible characters alone where `visible`. */
+static char *copy_word(lua_State *L, const char *option)
+{
+    size_t n;
+    const char *text = lua_type(L, -1) == LUA_TSTRING ? lua_tolstring(L, -1, &n) : NULL;
+    if (!text || n == 0) luaL_error(L, "option '%s' must be a string", option);
+    for (size_t i = 0; i < n; i++)
+        if ((unsigned char)text[i] <= ' ' || text[i] == 127)
+            luaL_error(L, "option '%s' holds a space or a control character", option);
+    char *copy = LXD_MALLOC(n + 1);
+    if (!copy) luaL_error(L, "not enough memory");
+    memcpy(copy, text, n + 1);
+    return copy;
+}
+
+static void add_header(lua_State *L, lxd_request *r, const char *line)
+{
+    struct curl_slist *list = curl_slist_append(r->headers, line);
+    if (!list) luaL_error(L, "not enough memory");
+    r->headers = list;
+}
+
+/* Adds the header line on top of the stack. */
+static void read_header(lua_State *L, lxd_request *r)
+{
+    size_t n;
+    const char *line = lua_type(L, -1) == LUA_TSTRING ? lua_tolstring(L, -1, &n) : NULL;
+    const char *colon = line ? memchr(line, ':', n) : NULL;
+    if (!colon || colon == line) luaL_error(L, "a header must be like 'Name: value'");
+    if (memchr(line, 0, n) || memchr(line, '\r', n) || memchr(line, '\n', n))
+        luaL_error(L, "a header holds a line break or a NUL");
+    for (const char *c = line; c < colon; c++)
+        if ((unsigned char)*c <= ' ' || *c == 127 || *c == ';')
+            luaL_error(L, "a header's name holds a character that it must not");
+    if (strspn(colon + 1, " \t") == strlen(colon + 1)) {
+        /* libcurl reads "Name:" as an order to leave Name out, "Name;" as one without value. */
+        lua_pushlstring(L, line, (size_t)(colon - line));
+        lua_pushliteral(L, ";");
+        lua_concat(L, 2);
+        add_header(L, r, lua_tostring(L, -1));
+        lua_pop(L, 1);
+    } else {
+        add_header(L, r, line);
+    }
+}
+
+/* Fills a piece from the string, or the table with a path, on top of the stack. */
+static void read_piece(lua_State *L, lxd_piece *p)
+{
+    size_t n;
+    bool file = lua_istable(L, -1);
+    if (file) lua_getfield(L, -1, "path");
+    const char *text = lua_type(L, -1) == LUA_TSTRING ? lua_tolstring(L, -1, &n) : NULL;
+    if (!text || (file && strlen(text) != n)) luaL_error(L, "a piece of the body is no bytes or path");
+    char *copy = LXD_MALLOC(n + 1);
+    if (!copy) luaL_error(L, "not enough memory");
+    memcpy(copy, text, n + 1);
+    if (file) {
+        p->path = copy;
+        lua_pop(L, 1);
+    } else {
+        p->bytes = copy;
+        p->size = (int64_t)n;
+    }
+}
+
+static void read_body(lua_State *L, int options, lxd_request *r)
+{
+    lxd_source *s = &r->source;
+    lua_getfield(L, options, "body");
+    int type = lua_type(L, -1);
+    r->has_body = type != LUA_TNIL;
+    if (type == LUA_TBOOLEAN && lua_toboolean(L, -1)) {
+        s->live = true;
+        s->length = -1;
+        lua_getfield(L, options, "length");
+        if (!lua_isnil(L, -1)) {
+            lua_Number length = lua_tonumber(L, -1);
+            if (!lua_isnumber(L, -1) || !(length >= 0 && length <= 9e15))
+                luaL_error(L, "option 'length' must be a number of bytes");
+            s->length = (int64_t)length;
+        }
+        lua_pop(L, 1);
+    } else if (type == LUA_TSTRING) {
+        if (!lxd_source_pieces(s, 1)) luaL_error(L, "not enough memory");
+        read_piece(L, &s->pieces[0]);
+    } else if (type == LUA_TTABLE) {
+        size_t count = lua_rawlen(L, -1);
+        if (count > INT32_MAX || !lxd_source_pieces(s, count)) luaL_error(L, "not enough memory");
+        for (size_t i = 0; i < count; i++) {
+            lua_rawgeti(L, -1, (int)i + 1);
+            read_piece(L, &s->pieces[i]);
+            lua_pop(L, 1);
+        }
+    } else if (type != LUA_TNIL) {
+        luaL_error(L, "option 'body' must be bytes, true or a list of pieces");
+    } else if (strcmp(r->method, "POST") == 0 || strcmp(r->method, "PUT") == 0 ||
+               strcmp(r->method, "PATCH") == 0) {
+        r->has_body = true; /* an empty one: these methods announce a length of 0 */
+    }
+    lua_pop(L, 1);
+}
+
+static bool flag(lua_State *L, int options, const char *name)
+{
+    lua_getfield(L, options, name);
+    bool on = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    return on;
+}
+
+static void read_numbers(lua_State *L, int options, lxd_request *r)
+{
+    lua_getfield(L, options, "limit");
+    lua_Number limit = luaL_optnumber(L, -1, (lua_Number)LIMIT);
+    if (!(limit >= 0 && limit <= 9e15)) luaL_error(L, "option 'limit' must be a number of bytes");
+    r->limit = (size_t)limit;
+    lua_getfield(L, options, "timeout");
+    r->timeout = -1;
+    if (!lua_isnil(L, -1)) {
+        lua_Number timeout = lua_tonumber(L, -1);
+        if (!lua_isnumber(L, -1) || !(timeout >= 0))
+            luaL_error(L, "option 'timeout' must be seconds");
+        r->timeout = timeout < 1e9 ? (int64_t)(timeout * 1e9) : 0;
+    }
+    lua_pop(L, 2);
+}
+
+lxd_request *lxd_request_new(lua_State *L, int options)
+{
+    handle *h = lua_newuserdata(L, sizeof *h);
+    memset(h, 0, sizeof *h);
+    luaL_getmetatable(L, LXD_REQUEST);
+    lua_setmetatable(L, -2);
+    lxd_request *r = h->request = LXD_CALLOC(1, sizeof *r);
+    if (!r) luaL_error(L, "not enough memory");
+    r->state = LXD_DONE;
+    r->fd = CURL_SOCKET_BAD;
+    r->to_receive = -1;
+    lua_getfield(L, options, "method");
+    r->method = copy_word(L, "method");
+    lua_getfield(L, options, "url");
+    r->url = copy_word(L, "url");
+    lua_getfield(L, options, "headers");
+    size_t count = lua_istable(L, -1) ? lua_rawlen(L, -1) : 0;
+    for (size_t i = 0; i < count; i++) {
+        lua_rawgeti(L, -1, (int)i + 1);
+        read_header(L, r);
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 3);
+    add_header(L, r, "Expect:"); /* a round trip before the body, which no server here needs */
+    read_body(L, options, r);
+    r->once = flag(L, options, "once");
+    r->stream = flag(L, options, "stream");
+    if (flag(L, options, "hash") && !lxd_source_hash_files(&r->source))
+        luaL_error(L, "not enough memory");
+    read_numbers(L, options, r);
+    return r;
+}
+
+static int l_request_id(lua_State *L)
+{
+    lua_pushinteger(L, (lua_Integer)check_request(L, 1)->id);
+    return 1;
+}
+
+static int l_request_state(lua_State *L)
+{
+    static const char *const names[] = {"queued", "active", "done"};
+    lua_pushstring(L, names[check_request(L, 1)->state]);
+    return 1;
+}
+
+static int l_request_head(lua_State *L)
+{
+    lxd_request *r = check_request(L, 1);
+    if (!r->head_done) return 0;
+    handle *h = to_request(L, 1);
+    lua_pushinteger(L, r->status);
+    push_bytes(L, h, &r->head, r->head.used);
+    return done(h, 2);
+}
+
+static void push_failure(lua_State *L, const lxd_request *r)
+{
+    char message[sizeof r->message];
+    const char *kind = kinds[r->kind];
+    bool unsure = r->unsure;
+    int error = r->error;
+    memcpy(message, r->message, sizeof message); /* r may be closed by what the next lines collect */
+    lua_createtable(L, 0, 4);
+    lua_pushstring(L, kind);
+    lua_setfield(L, -2, "kind");
+    lua_pushstring(L, message);
+    lua_setfield(L, -2, "message");
+    lua_pushboolean(L, unsure);
+    lua_setfield(L, -2, "unsure");
+    if (error == 0) return;
+    lua_pushinteger(L, error);
+    lua_setfield(L, -2, "errno");
+}
+
+static int l_request_result(lua_State *L)
+{
+    lxd_request *r = check_request(L, 1);
+    handle *h = to_request(L, 1);
+    if (r->state != LXD_DONE) return 0;
+    if (r->kind != LXD_NO_FAILURE) {
+        lua_pushnil(L);
+        push_failure(L, r);
+        return 2;
+    }
+    bool stream = r->stream, was = h->busy;
+    lua_pushinteger(L, r->status);
+    h->busy = true; /* for both strings */
+    push_bytes(L, h, &r->head, r->head.used);
+    if (!stream) push_bytes(L, h, &r->body, r->body.used);
+    h->busy = was;
+    return done(h, stream ? 2 : 3);
+}
+
+static int l_request_read(lua_State *L)
+{
+    lxd_request *r = check_request(L, 1);
+    handle *h = to_request(L, 1);
+    if (!r->stream) return luaL_error(L, "this request is no stream");
+    size_t n = r->body.used < READ_MAX ? r->body.used : READ_MAX;
+    if (n == 0 && r->state == LXD_DONE) return 0;
+    push_bytes(L, h, &r->body, n);
+    lxd_buffer_take(&r->body, n);
+    if (r->state == LXD_ACTIVE && r->recv_paused && r->body.used < LXD_ROOM / 2) {
+        r->recv_paused = false;
+        resume(r);
+    }
+    return done(h, 1);
+}
+
+static int l_request_write(lua_State *L)
+{
+    lxd_request *r = check_request(L, 1);
+    size_t n;
+    const char *bytes = luaL_checklstring(L, 2, &n);
+    lua_Number from = luaL_optnumber(L, 3, 1);
+    luaL_argcheck(L, from >= 1 && from <= (lua_Number)n + 1, 3, "out of range");
+    size_t skip = (size_t)from - 1;
+    lxd_source *s = &r->source;
+    if (!s->live) return luaL_error(L, "the body of this request isn't written");
+    long taken = 0;
+    if (r->state != LXD_DONE) {
+        if (s->finished) return luaL_error(L, "the body of this request is finished");
+        if (s->length >= 0 && (int64_t)(n - skip) > s->length - s->written)
+            return luaL_error(L, "more bytes than the length of the body");
+        taken = lxd_source_write(s, bytes + skip, n - skip);
+        if (taken < 0) return luaL_error(L, "not enough memory");
+    }
+    if (taken > 0 && r->send_paused) {
+        r->send_paused = false;
+        resume(r);
+    }
+    lua_pushinteger(L, taken);
+    return 1;
+}
+
+static int l_request_finish(lua_State *L)
+{
+    lxd_request *r = check_request(L, 1);
+    if (!r->source.live) return luaL_error(L, "the body of this request isn't written");
+    r->source.finished = true;
+    if (r->state == LXD_ACTIVE && r->send_paused) {
+        r->send_paused = false;
+        resume(r);
+    }
+    return 0;
+}
+
+static int l_request_progress(lua_State *L)
+{
+    lxd_request *r = check_request(L, 1);
+    if (r->easy) lxd_transfer_harvest(r);
+    lua_pushinteger(L, (lua_Integer)r->source.given);
+    lua_pushinteger(L, (lua_Integer)r->source.length);
+    lua_pushinteger(L, (lua_Integer)r->received);
+    lua_pushinteger(L, (lua_Integer)r->to_receive);
+    return 4;
+}
+
+static int l_request_hash(lua_State *L)
+{
+    unsigned char hash[32];
+    lxd_request *r = check_request(L, 1);
+    if (!lxd_source_hash(&r->source, hash)) return 0;
+    lxd_push_hex(L, hash, sizeof hash);
+    return 1;
+}
+
+static int l_request_attempts(lua_State *L)
+{
+    lua_pushinteger(L, check_request(L, 1)->attempts);
+    return 1;
+}
+
+static int l_request_cancel(lua_State *L)
+{
+    lxd_engine_cancel(check_request(L, 1));
+    return 0;
+}
+
+static int l_request_close(lua_State *L)
+{
+    close_request(to_request(L, 1));
+    return 0;
+}
+
+/* A userdata that is collected isn't on any stack: nothing is copied from it any more. */
+static int l_request_gc(lua_State *L)
+{
+    handle *h = to_request(L, 1);
+    h->busy = false;
+    close_request(h);
+    return 0;
+}
+
+static int l_request_tostring(lua_State *L)
+{
+    handle *h = to_request(L, 1);
+    if (h->request && !h->closing)
+        lua_pushfstring(L, LXD_REQUEST " %d", (int)h->request->id);
+    else
+        lua_pushliteral(L, LXD_REQUEST " (closed)");
+    return 1;
+}
+
+static const luaL_Reg methods[] = {
+    {"id", l_request_id},         {"state", l_request_state},
+    {"head", l_request_head},     {"result", l_request_result},
+    {"read", l_request_read},     {"write", l_request_write},
+    {"finish", l_request_finish}, {"progress", l_request_progress},
+    {"hash", l_request_hash},     {"attempts", l_request_attempts},
+    {"cancel", l_request_cancel}, {"close", l_request_close},
+    {NULL, NULL},
+};
+
+static const luaL_Reg metamethods[] = {
+    {"__gc", l_request_gc},
+    {"__close", l_request_close},
+    {"__tostring", l_request_tostring},
+    {NULL, NULL},
+};
+
+void lualxd_open_request(lua_State *L)
+{
+    lxd_new_type(L, LXD_REQUEST, methods, metamethods);
+}
