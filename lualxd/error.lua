@@ -89,12 +89,23 @@ for kind in ([[not_found exists conflict in_use busy state invalid untrusted for
   KINDS[kind] = true
 end
 
+-- A name of 10,000 bytes is one, but nobody reads it.
+local function shortened(text, limit)
+  if #text <= limit then
+    return text
+  end
+  return text:sub(1, limit - 30) .. " ... " .. text:sub(-25)
+end
+
 function meta.__tostring(err)
   local text = err.message or err.kind
-  if err.tried then
-    text = err.tried .. ": " .. text
+  if not err.errors then -- a list of mistakes stays whole
+    text = shortened(text, 1000)
   end
-  local where = err.request
+  if err.tried then
+    text = shortened(err.tried, 100) .. ": " .. text
+  end
+  local where = err.request and shortened(err.request, 100)
   if err.code then
     where = (where and where .. ", " or "") .. string.format("%d", err.code)
   end
@@ -104,7 +115,8 @@ function meta.__tostring(err)
   if err.hint then
     text = text .. "; " .. err.hint
   end
-  return (text:gsub("%s*[\r\n]+%s*", " "))
+  -- One line, and nothing in it that a terminal would obey.
+  return (text:gsub("%s*[\r\n]+%s*", " "):gsub("%c", "?"))
 end
 
 function meta.__concat(left, right)
