@@ -73,6 +73,7 @@ local meta = { __name = "lualxd.exchange", __index = exchange }
 ---@field tried string? in words, for errors
 ---@field typed boolean? `headers` have the Content-Type of `body`
 ---@field reading boolean? a method other than GET and HEAD that changes nothing
+---@field object boolean? an answer whose metadata is no table is `protocol`
 
 ---Sends as far as goes without waiting.
 ---@param scope lualxd.scope
@@ -90,6 +91,7 @@ function http.start(scope, method, path, settings)
     path = path,
     tried = settings.tried,
     change = not settings.reading and method ~= "GET" and method ~= "HEAD",
+    object = settings.object,
     started = core.now(),
     news = loop.condition(),
     request = nil, -- the core's handle
@@ -165,7 +167,8 @@ local function describe(this, failure)
   if explain then
     kind, message, hint = explain(failure, this.link)
   end
-  local lost = failure.kind == "lost" or failure.kind == "timeout"
+  -- A broken answer to a change tells as little of it as none: the operation's id may be lost.
+  local lost = failure.kind == "lost" or failure.kind == "timeout" or failure.kind == "protocol"
   if this.change and failure.unsure and lost then
     return this:fail("unknown_outcome", {
       message = message .. "; the server may have got the request",
@@ -312,6 +315,13 @@ function http.read(this, status, head, body, raw)
   if type(envelope) == "table" and type(envelope.type) == "string" then
     answer.data = envelope.metadata
     answer.async = envelope.type == "async"
+    if this.object and type(answer.data) ~= "table" then
+      return nil, this:fail("protocol", {
+        code = status,
+        message = "the answer has no object in it but "
+          .. (answer.data == nil and "nothing" or "a " .. type(answer.data)),
+      })
+    end
     if answer.async and type(answer.data) ~= "table" then
       answer.data = {}
     end
