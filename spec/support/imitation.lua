@@ -37,6 +37,11 @@ function Imitation:rules(...)
   return self:command { ["do"] = "rules", rules = { ... } }
 end
 
+---Forgets the rules.
+function Imitation:drop_rules()
+  return self:command { ["do"] = "drop_rules" }
+end
+
 ---Forgets rules, record and model; connections stay.
 function Imitation:reset()
   return self:command { ["do"] = "reset" }
