@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: MIT */
 #include "core.h"
 
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <string.h>
@@ -88,9 +89,16 @@ static const luaL_Reg functions[] = {
     {"is_socket", l_core_is_socket}, {NULL, NULL},
 };
 
-static void init_curl(void)
+/* Once a process. LuaJIT's lua_close unloads C modules in its first round of finalizers, while those
+ * of requests that finalizers made (what a script left unsent is sent then) come in a second one: the
+ * code must still be there. */
+static void init_process(void)
 {
+    static const char anchor;
+    Dl_info self;
     curl_global_init(CURL_GLOBAL_DEFAULT);
+    if (dladdr(&anchor, &self) != 0)
+        (void)dlopen(self.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
 }
 
 __attribute__((visibility("default"))) int luaopen_lualxd_core(lua_State *L);
@@ -98,7 +106,7 @@ __attribute__((visibility("default"))) int luaopen_lualxd_core(lua_State *L);
 int luaopen_lualxd_core(lua_State *L)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, init_curl);
+    pthread_once(&once, init_process);
     lua_newtable(L);
     luaL_setfuncs(L, functions, 0);
     lualxd_open_poller(L);
