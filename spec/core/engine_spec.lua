@@ -76,13 +76,14 @@ describe("engine", function()
     local engine, server = support.open()
     local body = ("x"):rep(50000)
     for i = 1, 3 do
-      support.get { method = "POST", body = body, once = true }
+      local r = support.get { method = "POST", body = body, once = true }
       local c = assert(server:pending(), "no connection")
       posix.sleep(0)
       local bytes = c:peek()
       assert.matches("^POST /1.0 HTTP/1.1\r\n", bytes)
       assert.equal(body, bytes:match("\r\n\r\n(.*)$"))
       assert.equal(i, engine:connects())
+      r:close()
     end
   end)
 
@@ -93,8 +94,9 @@ describe("engine", function()
     c:request()
     c:answer "x"
     support.finish(r)
-    support.get { method = "DELETE" }
+    r = support.get { method = "DELETE" }
     assert.matches("^DELETE ", c:peek())
+    assert.equal("active", r:state())
   end)
 
   it("fills the kernel's buffer with a large body and returns", function()
@@ -229,7 +231,7 @@ describe("engine", function()
     support.finish(support.get { url = "ftp://lxd/" }) -- libcurl's own pipe, which doesn't, is there
     local _, before = posix.descriptors()
     local path = support.file("file", ("x"):rep(1e6))
-    support.get { method = "PUT", body = { { path = path } } }
+    local r = support.get { method = "PUT", body = { { path = path } } }
     local seen = 0
     for fd in pairs(select(2, posix.descriptors())) do
       if not before[fd] then
@@ -238,6 +240,7 @@ describe("engine", function()
       end
     end
     assert.equal(2, seen)
+    assert.equal("active", r:state())
   end)
 
   it("closes with requests under way, twice", function()
