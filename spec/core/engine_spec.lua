@@ -178,6 +178,7 @@ describe("engine", function()
       local kind, failure = support.failure(r)
       assert.equal("failed", kind)
       assert.is_false(failure.unsure)
+      assert.is_nil(failure.message:find("bad argument", 1, true))
       assert.equal(0, r:attempts())
     end
   end)
