@@ -1,4 +1,5 @@
 -- One server: finding its socket, the handshake, scopes, and the request that has no name yet.
+if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local core = require "lualxd.core"
 local errors = require "lualxd.error"
 local http = require "lualxd.http"
@@ -175,6 +176,7 @@ function client.connect(settings)
     extensions = {},
     waits = 0, -- connections that hold a `/wait`
     line = {}, -- who would like to
+    editing = {}, -- path -> condition of the edit that is under way
     pollable = pollable_of(poller),
   }
   link.has = function(extension)

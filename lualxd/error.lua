@@ -1,6 +1,7 @@
 -- Errors of the world: tables that `nil, err` carries. `kind` is for programs, `tostring` for people.
 -- LXD 5.0 answers many client mistakes with 500 and all background failures with a bare text, so a
 -- kind comes from the text first and from the HTTP status where the text says nothing.
+if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local errors = {}
 
 ---@class lualxd.error

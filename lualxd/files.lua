@@ -1,4 +1,5 @@
 -- Files in an instance, through LXD's files endpoint: it works on running and stopped instances.
+if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local errors = require "lualxd.error"
 local http = require "lualxd.http"
 local json = require "lualxd.json"

@@ -1,5 +1,6 @@
 -- How an operation ends: `/wait` in slices, and the object itself where the operation has vanished.
 -- Two things are never taken for the end: a wait that ran out of time, and a server that can't be reached.
+if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local core = require "lualxd.core"
 local errors = require "lualxd.error"
 local http = require "lualxd.http"

@@ -1,5 +1,6 @@
 -- One exchange with the server: the URL of a scope (project, cluster member), sending, waiting, and
 -- what the answer means. Above this nobody sees HTTP; below nobody sees LXD's envelope.
+if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local core = require "lualxd.core"
 local errors = require "lualxd.error"
 local json = require "lualxd.json"

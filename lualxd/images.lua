@@ -1,4 +1,5 @@
 -- Images that come from files here.
+if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local errors = require "lualxd.error"
 local http = require "lualxd.http"
 local json = require "lualxd.json"

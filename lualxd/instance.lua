@@ -1,4 +1,6 @@
 -- What only instances can do: change their state, be copied, moved, restored and published.
+if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
+local http = require "lualxd.http"
 local json = require "lualxd.json"
 local operation = require "lualxd.operation"
 local options = require "lualxd.options"
@@ -97,7 +99,7 @@ function instance.item:copy(name, settings)
   settings = options.check(settings, COPY, "copy")
   local what = "copy " .. self.kind.one .. " " .. self.name
   local source = settings.snapshot and self.name .. "/" .. settings.snapshot or self.name
-  local body = json.encode(json.as_strings {
+  local request = json.as_strings {
     name = name,
     config = settings.config,
     devices = settings.devices,
@@ -112,12 +114,26 @@ function instance.item:copy(name, settings)
       -- LXD takes a missing `live` for true and then wants CRIU for a running source.
       live = false,
     },
-  })
+  }
+  json.encode(request) -- raises here, at the caller, for what JSON can't hold
   local scope = settings.project
     and { link = self.scope.link, project = settings.project, target = self.scope.target }
     or self.scope
+  local source_path = self.path .. (settings.snapshot
+    and "/snapshots/" .. options.segment(settings.snapshot, "copy: snapshot") or "")
   return operation.start(scope, what, function(change)
-    return change:send("POST", self.parent, { json = body },
+    -- The source's config and devices LXD 5.0 takes by itself, its profiles it doesn't: without any the copy
+    -- has no root disk. `lxc copy` sends them, too.
+    local answer, err = http.ask(self.scope, "GET", source_path, { tried = what })
+    if not answer then
+      return nil, err
+    end
+    for _, field in ipairs { "profiles", "description", "ephemeral" } do
+      if request[field] == nil then
+        request[field] = answer.data[field]
+      end
+    end
+    return change:send("POST", self.parent, { json = json.encode(request) },
       outcome.created(scope, self.parent .. "/" .. segment, what))
   end)
 end

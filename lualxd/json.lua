@@ -2,6 +2,7 @@
 -- lua-cjson differ (2.1.0, Debian's, forgets which tables were arrays and prints 14 digits; the newer
 -- one doesn't), so neither is asked: empty arrays and long integers are marked in the text before
 -- it is decoded, and texts are written here, with keys sorted so that equal data is equal text.
+if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local cjson = require "cjson"
 local core = require "lualxd.core"
 

@@ -1,5 +1,6 @@
 -- The promise of a change. A change is a flow (a task of the built-in scheduler) that sends what there
 -- is to send, starting at once; `wait` is the one place where one waits for it.
+if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local core = require "lualxd.core"
 local errors = require "lualxd.error"
 local follow = require "lualxd.follow"

@@ -1,5 +1,6 @@
 -- Checks of arguments: a wrong one is a mistake in the script, so it raises, names the argument and
 -- points at the caller. What the world refuses is never raised (lualxd.error).
+if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local options = {}
 
 local function bad(level, what, ...)

@@ -2,6 +2,7 @@
 -- after its end (lxd/operations/operations.go) and all of them when it restarts. Each proof looks at
 -- the object that the change was about. A naive look lies: a creation that failed because
 -- the object existed leaves an object as well, so creations are told by their time.
+if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local errors = require "lualxd.error"
 local http = require "lualxd.http"
 

@@ -1,4 +1,5 @@
 -- run, spawn, join, sleep, map: doing several things at once in one Lua state.
+if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local errors = require "lualxd.error"
 local loop = require "lualxd.loop"
 local options = require "lualxd.options"

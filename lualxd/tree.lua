@@ -1,5 +1,6 @@
 -- Collections and items, all from one table of kinds: LXD's URL `/1.0/containers/web/snapshots/s0` is
 -- `client.containers "web".snapshots "s0"`. Nothing here does I/O before a method is called.
+if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local errors = require "lualxd.error"
 local files = require "lualxd.files"
 local http = require "lualxd.http"
@@ -127,7 +128,7 @@ local item = {}
 ---@return table? data
 ---@return string|lualxd.error? etag_or_err
 function item:get()
-  local answer, err = ask(self, "GET", self.path, { tried = tried("get", self) })
+  local answer, err = ask(self, "GET", self.path, { tried = tried("get", self), object = true })
   if not answer then
     return nil, err
   end
@@ -163,33 +164,53 @@ end
 
 local MUST_NOT_WAIT = "the function given to update must not wait"
 
+local function edit_now(change, node, what, f)
+  local err
+  for try = 1, UPDATE_TRIES do
+    local answer
+    answer, err = change:ask("GET", node.path, { object = true })
+    if not answer then
+      return nil, err
+    end
+    local data = answer.data
+    local before = encoded(node, data, "update")
+    loop.without_waiting(MUST_NOT_WAIT, f, data)
+    local after = encoded(node, data, "update")
+    if before == after then
+      return true
+    end
+    local result
+    result, err = change:complete("PUT", node.path, {
+      json = after,
+      etag = http.etag(answer.head),
+    }, outcome.unknown(what))
+    if not err or err.kind ~= "conflict" then
+      return result, err
+    end
+    loop.sleep(0.02 * try * (0.5 + math.random()))
+  end
+  return nil, err
+end
+
+-- Edits of one object by this client go one after the other, each to its end. LXD compares the ETag
+-- when the request comes and writes later, in the background (lxd#12189), so two at once could
+-- both pass and one would be lost.
 local function edit(node, what, f)
   return start(node, what, function(change)
-    local err
-    for try = 1, UPDATE_TRIES do
-      local answer
-      answer, err = change:ask("GET", node.path)
-      if not answer then
-        return nil, err
-      end
-      local data = answer.data
-      local before = encoded(node, data, "update")
-      loop.without_waiting(MUST_NOT_WAIT, f, data)
-      local after = encoded(node, data, "update")
-      if before == after then
-        return true
-      end
-      local result
-      result, err = change:send("PUT", node.path, {
-        json = after,
-        etag = http.etag(answer.head),
-      }, outcome.unknown(what))
-      if not err or err.kind ~= "conflict" then
-        return result, err
-      end
-      loop.sleep(0.02 * try * (0.5 + math.random()))
+    local editing = node.scope.link.editing
+    local key = http.path(node.scope, node.path)
+    while editing[key] do
+      loop.await(editing[key])
     end
-    return nil, err
+    local turn = loop.condition()
+    editing[key] = turn
+    local ok, result, err = pcall(edit_now, change, node, what, f)
+    editing[key] = nil
+    loop.fire(turn)
+    if not ok then
+      error(result, 0)
+    end
+    return result, err
   end)
 end
 
@@ -268,6 +289,38 @@ local collection = {}
 
 local LIST = { recursion = "integer", filter = "string", all_projects = "boolean" }
 
+-- `{ running = { … }, success = { … } }` as one list; nil where it isn't so.
+local function flatten(lists)
+  local flat, states = {}, {}
+  for state, list in pairs(type(lists) == "table" and lists or { false }) do
+    if type(list) ~= "table" then
+      return nil
+    end
+    states[#states + 1] = state
+  end
+  table.sort(states)
+  for _, state in ipairs(states) do
+    for _, entry in ipairs(lists[state]) do
+      flat[#flat + 1] = entry
+    end
+  end
+  return flat
+end
+
+local function is_list(list, kind)
+  if type(list) ~= "table" then
+    return false
+  end
+  local count = 0
+  for _, entry in pairs(list) do
+    count = count + 1
+    if type(entry) ~= kind then
+      return false
+    end
+  end
+  return count == #list
+end
+
 local function listing(node, settings, recursion)
   local query = {
     recursion = recursion,
@@ -282,20 +335,18 @@ local function listing(node, settings, recursion)
     return nil, err
   end
   local list = answer.data
-  if type(list) ~= "table" then
-    list = {}
+  if list == nil then
+    list = {} -- `null` is Go's empty list, too
   elseif node.kind.by_status then
-    local flat, states = {}, {}
-    for state in pairs(list) do
-      states[#states + 1] = state
-    end
-    table.sort(states)
-    for _, state in ipairs(states) do
-      for _, entry in ipairs(list[state]) do
-        flat[#flat + 1] = entry
-      end
-    end
-    list = flat
+    list = flatten(list)
+  end
+  -- Whatever else came must not look like an empty list: "nothing there" is what deletes things.
+  if not is_list(list, recursion and "table" or "string") then
+    return nil, errors.new("protocol", {
+      tried = "list " .. node.kind.one .. "s",
+      request = "GET " .. node.path,
+      message = "the answer is not a list of " .. node.kind.one .. "s",
+    })
   end
   return list
 end
@@ -379,6 +430,7 @@ local function read_method(what, extension)
     end
     local answer, problem = http.ask(self.scope, "GET", self.path .. "/" .. what, {
       tried = tried("get " .. what .. " of", self),
+      object = true,
     })
     if not answer then
       return nil, problem

@@ -3,6 +3,7 @@
 --
 -- Whatever waits (a script, a task, later a foreign loop) drives everything: it steps the poller,
 -- wakes whom the news concern and runs the tasks that are ready. So changes go on while anything waits.
+if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local core = require "lualxd.core"
 local poll = require "lualxd.loop.poll"
 local tasks = require "lualxd.loop.task"
@@ -226,6 +227,8 @@ loop.on_collect = on_collect
 
 ---When a Lua state closes, finalizers run newest first. A sentinel made after every request of a flow
 ---therefore runs while all of them are still alive, and sends what the script left unsent.
+---LuaJIT (2.1.0-beta3) now and then loops for ever when compiled code runs in a finalizer of lua_close, so lualxd's
+---modules aren't compiled; they mostly call C, which isn't either.
 function loop.arm()
   local pid = core.pid()
   local this

@@ -1,4 +1,5 @@
 -- The loop of a plain script: the process sleeps until something happens.
+if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local poll = {}
 
 ---@param poller lualxd.core.poller

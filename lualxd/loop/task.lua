@@ -1,4 +1,5 @@
 -- Tasks of the built-in scheduler: coroutines that are suspended while they wait.
+if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local timers = require "lualxd.loop.timers"
 
 local tasks = {}

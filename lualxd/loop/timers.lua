@@ -1,5 +1,6 @@
 -- Deadlines of parked tasks: a binary heap. A task that woke up earlier leaves its entry behind, dead,
 -- until its time comes or the dead outnumber the living.
+if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local timers = {}
 
 local heap, size, dead = {}, 0, 0

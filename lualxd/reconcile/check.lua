@@ -1,7 +1,7 @@
 -- What the field types share: reporting a mistake, and walking tables that scripts made.
 local options = require "lualxd.options"
 local values = require "lualxd.reconcile.values"
-local words = require "lualxd.reconcile.words"
+local words = require "lualxd.words"
 
 local check = {}
 

@@ -1,12 +1,13 @@
--- A declaration checked before the server is asked: every mistake at once, and what is right of it made into
--- entries, one an object, in which nothing is left of how a script may write things.
+-- A declaration checked before the server is asked: every mistake at once, and what is right of
+-- it made into entries, one an object, in which nothing is left of how a script may write
+-- things.
 local errors = require "lualxd.error"
 local options = require "lualxd.options"
 local check = require "lualxd.reconcile.check"
 local fields = require "lualxd.reconcile.fields"
 local kinds = require "lualxd.reconcile.kinds"
 local values = require "lualxd.reconcile.values"
-local words = require "lualxd.reconcile.words"
+local words = require "lualxd.words"
 
 local declaration = {}
 
@@ -49,7 +50,8 @@ local function step(path, key)
   return path .. "[" .. tostring(key) .. "]"
 end
 
--- Tables that contain themselves, and what is too deep to be one. Returns the paths at which it found either.
+-- Tables that contain themselves, and what is too deep to be one. Returns the paths at which it
+-- found either.
 local function find_cycles(root, fail)
   local found, open, clean = {}, {}, {}
   local function walk(value, path, depth)

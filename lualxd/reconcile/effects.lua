@@ -1,15 +1,16 @@
--- What a change of a key does to a running container, and which texts of a key mean the same value: data.
--- Read in LXD 5.0.2: lxd/instance/drivers/driver_lxc.go (Update: what is applied live; the rest is stored
--- and waits for the next start), lxd/device/*.go (UpdatableFields, CanHotPlug), shared/instance.go
--- (the validators), shared/units/units.go. What a table doesn't name counts as `next_start`: saying
--- that a restart is needed where it isn't costs a question; the reverse is a change that never comes.
+-- What a change of a key does to a running container, and which texts of a key mean the same
+-- value: data. Read in LXD 5.0.2: lxd/instance/drivers/driver_lxc.go (Update: what is applied
+-- live; the rest is stored and waits for the next start), lxd/device/*.go (UpdatableFields,
+-- CanHotPlug), shared/instance.go (the validators), shared/units/units.go. What a table doesn't
+-- name counts as `next_start`: saying that a restart is needed where it isn't costs a question;
+-- the reverse is a change that never comes.
 local effects = {}
 
 -- key, or prefix with a `*` -> effect, kind of value. The longest prefix wins.
 local CONFIG = {
   -- Nothing in the running container depends on these.
   ["user.*"] = { "none" },
-  ["user.user-data"] = { "next_start" }, -- cloud-init reads these three at boot (needsNewInstanceID)
+  ["user.user-data"] = { "next_start" }, -- cloud-init reads these at boot (needsNewInstanceID)
   ["user.vendor-data"] = { "next_start" },
   ["user.network-config"] = { "next_start" },
   ["image.*"] = { "none" },
@@ -66,7 +67,8 @@ local function set(names)
   return known
 end
 
--- Device type (a NIC's: `nic` and its nictype) -> the fields that are changed without taking it out.
+-- Device type (a NIC's: `nic` and its nictype) -> the fields that are changed without taking it
+-- out.
 local UPDATABLE = {
   disk = set "limits.max limits.read limits.write size size.state",
   ["nic bridged"] = set [[limits.ingress limits.egress limits.max ipv4.routes ipv6.routes

@@ -1,12 +1,13 @@
--- The field types of a declaration whose values LXD keeps: what each may be, and what it becomes. Every
--- value becomes a leaf, one path with one wanted value, so that everything after this (comparing,
--- marking, planning, showing) is the same for a memory limit and for a device's pool.
+-- The field types of a declaration whose values LXD keeps: what each may be, and what it
+-- becomes. Every value becomes a leaf, one path with one wanted value, so that everything after
+-- this (comparing, marking, planning, showing) is the same for a memory limit and for a
+-- device's pool.
 local check = require "lualxd.reconcile.check"
 local effects = require "lualxd.reconcile.effects"
 local guest = require "lualxd.reconcile.guest"
 local kinds = require "lualxd.reconcile.kinds"
 local values = require "lualxd.reconcile.values"
-local words = require "lualxd.reconcile.words"
+local words = require "lualxd.words"
 
 local fields = {}
 
@@ -61,10 +62,28 @@ local function read(this, leaf, value)
   return leaf
 end
 
+---How the mark calls a device: its name may have dots, which a path can't tell from its own.
+---@param name string
+---@return string
+function fields.device_id(name)
+  return "devices." .. name:gsub("[%%.]", function(char)
+    return string.format("%%%02X", char:byte())
+  end)
+end
+
+local function put(this, leaf)
+  if leaf.device then
+    leaf.id = fields.device_id(leaf.device) .. (leaf.key and "." .. leaf.key or "")
+  else
+    leaf.id = leaf.path
+  end
+  this.entry.leaves[#this.entry.leaves + 1] = leaf
+end
+
 local function add(this, leaf, value)
   leaf = read(this, leaf, value)
   if leaf then
-    this.entry.leaves[#this.entry.leaves + 1] = leaf
+    put(this, leaf)
   end
 end
 
@@ -94,16 +113,12 @@ function type_of.devices(this, path, devices)
   for _, name in ipairs(check.names_of(this, path, devices)) do
     local device, here = devices[name], path .. "." .. name
     if words.name(device) == "unset" then
-      local leaves = this.entry.leaves
-      leaves[#leaves + 1] = { path = here, field = "devices", device = name, word = "unset" }
+      put(this, { path = here, field = "devices", device = name, word = "unset" })
     elseif check.expect(this, here, device, "table") then
-      if device.type == nil then
-        this.fail(here .. ".type", "required: what sort of device this is (disk, nic, …)")
-      end
       for _, key in ipairs(check.names_of(this, here, device)) do
         local leaf = { path = here .. "." .. key, field = "devices", device = name, key = key,
           value = effects.device_value(device, key) }
-        if key == "type" and type(device.type) ~= "string" then
+        if key == "type" and type(device.type) ~= "string" or device.type == "" then
           this.fail(leaf.path, "expected a string, got " .. check.say(device.type))
         else
           add(this, leaf, device[key])
@@ -180,8 +195,7 @@ function type_of.names(this, path, list)
       names[#names + 1] = name
     end
   end
-  local leaves = this.entry.leaves
-  leaves[#leaves + 1] = { path = path, field = path, list = names }
+  put(this, { path = path, field = path, list = names })
 end
 
 function type_of.after(this, path, list)

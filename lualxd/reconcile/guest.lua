@@ -1,14 +1,15 @@
--- The field types of what runs: where it comes from, its state, and what is inside of it. They become parts of
--- the entry of their own, because each has steps of its own.
+-- The field types of what runs: where it comes from, its state, and what is inside of it. They
+-- become parts of the entry of their own, because each has steps of its own.
 local check = require "lualxd.reconcile.check"
 local kinds = require "lualxd.reconcile.kinds"
 local options = require "lualxd.options"
 local values = require "lualxd.reconcile.values"
-local words = require "lualxd.reconcile.words"
+local words = require "lualxd.words"
 
 local guest = {}
 
--- The fields of a source table, as instancePost's source has them; a `mode` other than pull is for copies.
+-- The fields of a source table, as instancePost's source has them; a `mode` other than pull is
+-- for copies.
 local SOURCE = { type = "string", alias = "string", fingerprint = "string", server = "string",
   protocol = "string", certificate = "string", secret = "string", project = "string",
   mode = "string", properties = "table" }
@@ -21,7 +22,8 @@ function guest.image(this, path, value)
     end
     entry.image = { text = value }
     return
-  elseif not check.expect(this, path, value, "table", "an alias, a fingerprint or a source table") then
+  elseif not check.expect(this, path, value, "table",
+    "an alias, a fingerprint or a source table") then
     return
   end
   local source, ways = { type = "image" }, 0

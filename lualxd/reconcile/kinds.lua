@@ -1,5 +1,5 @@
--- The kinds of objects that a declaration can have: data. A further kind is a further row; what a row can't say is a
--- field type (fields.lua), and no other file knows a kind by name.
+-- The kinds of objects that a declaration can have: data. A further kind is a further row; what
+-- a row can't say is a field type (fields.lua, guest.lua).
 local kinds = {}
 
 ---@class lualxd.reconcile.kind
@@ -64,8 +64,8 @@ end
 ---Sections of the client's tree that can't be declared yet: refused by name rather than as typos.
 ---@type table<string, boolean>
 kinds.later = {}
-for section in ([[instances virtual_machines images networks network_acls network_zones storage_pools
-    volumes projects certificates cluster server]]):gmatch("%S+") do
+for section in ([[instances virtual_machines images networks network_acls network_zones
+    storage_pools volumes projects certificates cluster server]]):gmatch("%S+") do
   kinds.later[section] = true
 end
 

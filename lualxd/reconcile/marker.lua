@@ -1,15 +1,18 @@
--- The mark of ownership: what lualxd keeps on the objects it made, in three keys of their config. It says whose the
--- object is, what was last applied, and what is unfinished; there is no other state.
+-- The mark of ownership: what lualxd keeps on the objects it made, in three keys of their
+-- config. It says whose the object is, what was last applied, and what is unfinished; there is
+-- no other state.
 --
--- The owner's text is bound to the kind, project and name of its object: `lxc copy`, a renaming and a
--- backup brought in under another name take the keys along, and what is copied isn't ours.
+-- The owner's text is bound to the kind, project and name of its object: `lxc copy`, a renaming
+-- and a backup brought in under another name take the keys along, and what is copied isn't
+-- ours.
 --
 --   user.lualxd.owner   shop/container/default/web1#9f3c2a7b8d1e4f60[@home]
 --   user.lualxd.last    1 config.limits.memory=5be1f09a2c,description=…,keep
 --   user.lualxd.todo    files,ready,restart:2026-11-23T23:49:50.68Z
 --
--- These keys are readable inside the container (devlxd, lxd/devlxd.go), and a profile's are handed down
--- to its users' expanded config: there are no values in them, only hashes keyed with the nonce.
+-- These keys are readable inside the container (devlxd, lxd/devlxd.go), and a profile's are
+-- handed down to its users' expanded config: there are no values in them, only hashes keyed
+-- with the nonce.
 local core = require "lualxd.core"
 local options = require "lualxd.options"
 local values = require "lualxd.reconcile.values"
@@ -106,7 +109,8 @@ function marker.new(stack, noun, project, name, home)
     home = home, nonce = core.random(8), last = {}, keep = false, todo = {} }
 end
 
--- Ten digits of a hash: 40 bits, so that an accident is out of the question and little can be learnt.
+-- Ten digits of a hash: 40 bits, so that an accident is out of the question and little can be
+-- learnt.
 local DIGITS = 10
 
 ---The hash that stands for a value in `last`.
