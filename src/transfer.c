@@ -14,6 +14,7 @@
 #define HEAD_LIMIT ((size_t)64 * 1024)  /* bytes of all heads of one answer */
 #define BUFFER_SIZE (64L * 1024)        /* libcurl's, for what comes in */
 #define UPLOAD_SIZE (128L * 1024)       /* libcurl's, for what goes out */
+#define ROOM_NEWS ((size_t)64 * 1024)   /* as much room is worth telling a writer about */
 #define RESERVE ((int64_t)1024 * 1024)  /* as much memory as a Content-Length gets on credit */
 
 /* What libcurl's codes mean, before and after the head of an answer was whole. A connection that ends
@@ -97,7 +98,7 @@ static size_t on_upload(char *out, size_t one, size_t max, void *arg)
         return CURL_READFUNC_ABORT;
     }
     lxd_engine_touch(r);
-    if (r->source.wants_room && r->source.ring.used <= LXD_ROOM / 2) {
+    if (r->source.wants_room && r->source.ring.used <= LXD_ROOM - ROOM_NEWS) {
         r->source.wants_room = false;
         note(r);
     }

@@ -162,6 +162,20 @@ function listener:close()
   posix.close(self.fd)
 end
 
+-- Runs f in a child, which then exits: with 0, or with what f gives; 99 is an error raised in it.
+function support.fork(f)
+  local pid = assert(posix.fork())
+  if pid == 0 then
+    posix.alarm(20)
+    local ok, code = pcall(f)
+    if not ok then
+      io.stderr:write("child: ", tostring(code), "\n")
+    end
+    posix.exit(ok and (code or 0) or 99)
+  end
+  return pid
+end
+
 -- One test's things ------------------------------------------------------------------------------
 
 local before, opened
