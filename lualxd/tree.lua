@@ -178,6 +178,9 @@ local function edit_now(change, node, what, f)
     local after = encoded(node, data, "update")
     if before == after then
       return true
+    elseif node.kind.unset then
+      node.kind.unset(json.decode(before), data)
+      after = encoded(node, data, "update")
     end
     local result
     result, err = change:complete("PUT", node.path, {
@@ -527,6 +530,16 @@ function SERVER.verbatim(data)
     end
   end
   return copy
+end
+
+-- A PUT of `/1.0` leaves the `user.*` keys that it doesn't name (5.0.2, tried); an empty value unsets any key.
+function SERVER.unset(before, data)
+  data.config = data.config or {}
+  for key in pairs(before.config or {}) do
+    if data.config[key] == nil then
+      data.config[key] = ""
+    end
+  end
 end
 
 ---The server itself as an item: get, put, patch, update.

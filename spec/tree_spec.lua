@@ -1,0 +1,328 @@
+-- The tree against a real LXD, each result checked by a second way (curl).
+local errors = require "lualxd.error"
+local lxd = require "lualxd"
+local server = require "spec.support.lxd"
+
+local client
+
+setup(function()
+  client = server.connect()
+end)
+
+teardown(function()
+  client:close()
+  server.clean()
+end)
+
+local function kind_of(data, err)
+  assert.is_nil(data)
+  assert.is_true(errors.is(err), tostring(err))
+  return err.kind
+end
+
+describe("an item", function()
+  it("does no I/O before a method is called, whatever its name", function()
+    local quiet, requests = server.tracing()
+    local before = #requests
+    assert(quiet.containers "get".snapshots "list".path)
+    assert.are.equal(before, #requests)
+    assert.are.equal("/1.0/containers/get/snapshots/list", quiet.containers "get".snapshots "list".path)
+    quiet:close()
+  end)
+
+  it("percent-encodes every name and refuses what a URL can't hold", function()
+    for name, path in pairs {
+      ["a/b"] = "a%2Fb", ["a?b#c"] = "a%3Fb%23c", ["%"] = "%25", ["ä\n"] = "%C3%A4%0A", ["a b"] = "a%20b",
+    } do
+      assert.are.equal("/1.0/containers/" .. path, client.containers(name).path)
+    end
+    for _, name in ipairs { "", ".", ".." } do
+      assert.has_error(function()
+        return client.containers(name)
+      end)
+    end
+    assert.has_error(function()
+      return client.containers(7)
+    end)
+  end)
+
+  it("is read with its ETag, and told when it isn't there", function()
+    local data, etag = client.profiles "default":get()
+    assert.are.same(server.look "/1.0/profiles/default".devices, data.devices)
+    assert.matches("^%x+$", etag)
+    assert.are.equal("not_found", kind_of(client.profiles "nowhere":get()))
+    assert.is_true(client.profiles "default":exists())
+    assert.is_false(client.profiles "nowhere":exists())
+  end)
+
+  it("comes back unchanged when put as it was read", function()
+    local name = server.name "p"
+    assert(client.profiles:create {
+      name = name,
+      description = "äöü \"quoted\"",
+      config = { ["limits.cpu"] = 2, ["boot.autostart"] = true, ["user.json"] = "[] {} null" },
+      devices = { none = { type = "none" } },
+    }:wait())
+    local before = server.curl("GET", "/1.0/profiles/" .. name)
+    local data, etag = client.profiles(name):get()
+    assert(client.profiles(name):put(data, etag):wait())
+    assert.are.same(before, server.curl("GET", "/1.0/profiles/" .. name))
+    assert.are.same({ ["limits.cpu"] = "2", ["boot.autostart"] = "true", ["user.json"] = "[] {} null" },
+      before.metadata.config)
+  end)
+
+  it("is put only if it is still what was read", function()
+    local name = server.name "p"
+    assert(client.profiles:create { name = name }:wait())
+    local data, etag = client.profiles(name):get()
+    server.lxc("profile set %s user.other=1", name)
+    data.description = "mine"
+    assert.are.equal("conflict", kind_of(client.profiles(name):put(data, etag):wait()))
+    assert.are.equal("", server.look("/1.0/profiles/" .. name).description)
+  end)
+
+  it("is patched by merging: what isn't named stays, lxd.unset goes", function()
+    local name = server.name "p"
+    assert(client.profiles:create {
+      name = name, description = "stays", config = { ["user.a"] = "1", ["user.b"] = "2" },
+      devices = { x = { type = "none" }, y = { type = "none" } },
+    }:wait())
+    assert(client.profiles(name):patch {
+      config = { ["user.a"] = lxd.unset, ["user.c"] = 3 }, devices = { x = lxd.unset },
+    }:wait())
+    local live = server.look("/1.0/profiles/" .. name)
+    assert.are.same({ ["user.b"] = "2", ["user.c"] = "3" }, live.config)
+    assert.are.same({ y = { type = "none" } }, live.devices)
+    assert.are.equal("stays", live.description)
+  end)
+
+  it("is updated in place, and not sent when nothing differs", function()
+    local name = server.name "p"
+    local quiet, requests = server.tracing()
+    assert(quiet.profiles:create { name = name }:wait())
+    assert(quiet.profiles(name):update(function(data)
+      data.config["user.n"] = 1
+    end):wait())
+    assert.are.equal("1", server.look("/1.0/profiles/" .. name).config["user.n"])
+    local before = #requests
+    assert(quiet.profiles(name):update(function(data)
+      data.config["user.n"] = "1"
+    end):wait())
+    assert.are.same({ "GET /1.0/profiles/" .. name }, { unpack and unpack(requests, before + 1)
+      or table.unpack(requests, before + 1) })
+    quiet:close()
+  end)
+
+  it("is updated again when somebody changed it meanwhile", function()
+    local name, tries = server.name "p", 0
+    assert(client.profiles:create { name = name }:wait())
+    assert(client.profiles(name):update(function(data)
+      tries = tries + 1
+      if tries == 1 then
+        server.lxc("profile set %s user.theirs=1", name)
+      end
+      data.config["user.ours"] = "1"
+    end):wait())
+    assert.are.equal(2, tries)
+    assert.are.same({ ["user.ours"] = "1", ["user.theirs"] = "1" },
+      server.look("/1.0/profiles/" .. name).config)
+  end)
+
+  it("loses no update of many at once", function()
+    local name, ops = server.name "c", {}
+    assert(client.containers:create { name = name, source = server.source }:wait())
+    for i = 1, 8 do
+      ops[i] = client.containers(name):patch { config = { ["user.n" .. i] = i } }
+    end
+    assert(lxd.wait_all(ops))
+    local config = server.look("/1.0/containers/" .. name).config
+    for i = 1, 8 do
+      assert.are.equal(tostring(i), config["user.n" .. i])
+    end
+  end)
+
+  it("fails an update whose function raises or waits", function()
+    local _, err = client.profiles "default":update(function()
+      error "no, thanks"
+    end):wait()
+    assert.matches("no, thanks", tostring(err))
+    _, err = client.profiles "default":update(function()
+      lxd.sleep(0)
+    end):wait()
+    assert.matches("must not wait", tostring(err))
+  end)
+
+  it("is renamed and deleted", function()
+    local name, other = server.name "p", server.name "p"
+    assert(client.profiles:create { name = name }:wait())
+    assert(client.profiles(name):rename(other):wait())
+    assert.is_nil(server.look("/1.0/profiles/" .. name))
+    assert(server.look("/1.0/profiles/" .. other))
+    assert(client.profiles(other):delete():wait())
+    assert.is_nil(server.look("/1.0/profiles/" .. other))
+    assert.are.equal("not_found", kind_of(client.profiles(other):delete():wait()))
+  end)
+end)
+
+describe("a collection", function()
+  it("is listed, named and iterated", function()
+    local names = client.profiles:names()
+    local found = {}
+    for name, data in client.profiles:each() do
+      found[#found + 1] = name
+      assert.are.equal(name, data.name)
+    end
+    table.sort(names)
+    table.sort(found)
+    assert.are.same(names, found)
+    assert.is_true(#names >= 1)
+    assert.are.equal("/1.0/profiles/" .. names[1], client.profiles:list { recursion = 0 }[1]
+      and "/1.0/profiles/" .. names[1])
+  end)
+
+  it("reads every kind of a standalone server", function()
+    for _, kind in ipairs {
+      "containers", "instances", "virtual_machines", "profiles", "images", "networks", "network_acls",
+      "storage_pools", "projects", "certificates", "operations", "warnings",
+    } do
+      local list, err = client[kind]:list()
+      assert(list, tostring(err))
+      for name, data in client[kind]:each() do
+        assert.is_string(name)
+        assert.is_table(data)
+      end
+    end
+    assert.is_table(client.storage_pools "default":resources().space)
+    assert.is_table(client.projects "default":state())
+  end)
+
+  it("raises where a listing fails, tells an unknown option and an unknown kind", function()
+    local elsewhere = client:project "nowhere-at-all"
+    assert.is_nil(elsewhere.projects "nowhere-at-all":get())
+    assert.has_error(function()
+      client.profiles:list { recursoin = 1 }
+    end, "list: unknown option 'recursoin'; did you mean 'recursion'?")
+    assert.is_nil(client.nonsense)
+  end)
+
+  it("tells errors of a creation by kind", function()
+    local function creation(data)
+      data.source = data.source or server.source
+      return kind_of(client.containers:create(data):wait())
+    end
+    assert.are.equal("not_found", creation { name = "x", source = { type = "image", alias = "none" } })
+    assert.are.equal("not_found", creation { name = "x", profiles = { "none" } })
+    assert.are.equal("invalid", creation { name = "x", config = { none = 1 } })
+    assert.are.equal("invalid", creation { name = "not_a_name" })
+    local name = server.name "c"
+    assert(client.containers:create { name = name, source = server.source }:wait())
+    assert.are.equal("exists", creation { name = name })
+    assert.are.equal("exists", kind_of(client.profiles:create { name = "default" }:wait()))
+    assert.are.equal("in_use", kind_of(client.storage_pools "default":delete():wait()))
+    assert.has_error(function()
+      client.containers:create { name = print }
+    end)
+  end)
+
+  it("keeps a profile in use", function()
+    local profile, name = server.name "p", server.name "c"
+    assert(client.profiles:create { name = profile }:wait())
+    assert(client.containers:create {
+      name = name, source = server.source, profiles = { "default", profile },
+    }:wait())
+    assert.are.equal("in_use", kind_of(client.profiles(profile):delete():wait()))
+  end)
+end)
+
+describe("an instance", function()
+  local name, item
+
+  setup(function()
+    name = server.name "c"
+    item = client.containers(name)
+    assert(client.containers:create { name = name, source = server.source }:wait())
+  end)
+
+  local function status()
+    return server.look("/1.0/containers/" .. name).status
+  end
+
+  it("changes its state", function()
+    assert(item:start():wait())
+    assert.are.equal("Running", status())
+    assert.are.equal("Running", item:state().status)
+    assert.are.equal("state", kind_of(item:start():wait()))
+    assert(item:freeze():wait())
+    assert.are.equal("Frozen", status())
+    assert(item:unfreeze():wait())
+    assert(item:restart { force = true }:wait())
+    assert.are.equal("Running", status())
+    assert.are.equal("state", kind_of(item:delete():wait()))
+    assert(item:stop { force = true }:wait())
+    assert.are.equal("Stopped", status())
+    assert.are.equal("state", kind_of(item:stop { force = true }:wait()))
+  end)
+
+  it("has snapshots, is restored, copied, moved and published", function()
+    assert(item.files:write("/etc/motd", "before"):wait())
+    assert(item.snapshots:create { name = "s 0" }:wait() == nil)
+    assert(item.snapshots:create { name = "s0" }:wait())
+    assert.are.equal("exists", kind_of(item.snapshots:create { name = "s0" }:wait()))
+    assert.are.same({ "s0" }, item.snapshots:names())
+    assert(item.files:write("/etc/motd", "after"):wait())
+    assert.are.equal("not_found", kind_of(item:restore("none"):wait()))
+    assert(item:restore("s0"):wait())
+    assert.are.equal("before", (item.files:read "/etc/motd"))
+
+    local copy, moved, alias = server.name "c", server.name "c", server.name "a"
+    assert(item:copy(copy, { snapshot = "s0", config = { ["user.copy"] = true } }):wait())
+    assert.are.equal("true", server.look("/1.0/containers/" .. copy).config["user.copy"])
+    assert(client.containers(copy):move(moved):wait())
+    assert.is_nil(server.look("/1.0/containers/" .. copy))
+    assert(server.look("/1.0/containers/" .. moved))
+    local published = assert(client.containers(moved):publish { alias = alias }:wait())
+    assert.are.equal(published.metadata.fingerprint,
+      server.look("/1.0/images/aliases/" .. alias).target)
+    assert(client.images(published.metadata.fingerprint):delete():wait())
+    assert(item.snapshots "s0":delete():wait())
+    assert.is_nil(server.look("/1.0/containers/" .. name .. "/snapshots/s0"))
+  end)
+
+  it("is deleted while it runs only with force", function()
+    assert(item:start():wait())
+    assert(item:delete { force = true }:wait())
+    assert.is_nil(server.look("/1.0/containers/" .. name))
+    assert.are.equal("not_found", kind_of(item:delete { force = true }:wait()))
+  end)
+end)
+
+describe("the server", function()
+  it("keeps its trust password when what was read is put back", function()
+    server.lxc "config set core.trust_password=secret-word"
+    finally(function()
+      server.lxc "config unset core.trust_password"
+    end)
+    local function hash()
+      local _, out = server.shell(
+        "lxd sql global \"SELECT value FROM config WHERE key='core.trust_password'\"")
+      return out
+    end
+    local before = hash()
+    assert.matches("%x%x%x%x%x%x%x%x", before)
+    local data, etag = client:get()
+    assert.is_true(data.config["core.trust_password"])
+    assert(client:put(data, etag):wait())
+    assert.are.equal(before, hash())
+    assert(client:patch { config = { ["user.lualxd-spec"] = 7 } }:wait())
+    assert.are.equal(before, hash())
+    assert.are.equal("7", server.look "/1.0".config["user.lualxd-spec"])
+    assert(client:patch { config = { ["user.lualxd-spec"] = lxd.unset } }:wait())
+    assert.is_nil(server.look "/1.0".config["user.lualxd-spec"])
+    assert.are.equal(before, hash())
+  end)
+
+  it("knows its extensions", function()
+    assert.is_true(client:has "etag")
+    assert.is_false(client:has "instances_files_modify_permissions")
+  end)
+end)
