@@ -65,13 +65,16 @@ static void remove_socket(lxd_engine *e, lxd_socket *s)
 }
 
 /* CURLOPT_OPENSOCKETFUNCTION */
-curl_socket_t lxd_engine_open_socket(void *engine, curlsocktype use, struct curl_sockaddr *a)
+curl_socket_t lxd_engine_open_socket(void *request, curlsocktype use, struct curl_sockaddr *a)
 {
     (void)use;
+    lxd_request *r = request;
     int fd = socket(a->family, a->socktype | SOCK_CLOEXEC, a->protocol);
+    r->socket_error = fd < 0 ? errno : 0;
     if (fd < 0) return CURL_SOCKET_BAD;
-    lxd_socket *s = add_socket(engine, fd);
+    lxd_socket *s = add_socket(r->engine, fd);
     if (!s) {
+        r->socket_error = ENOMEM;
         close(fd);
         return CURL_SOCKET_BAD;
     }

@@ -42,7 +42,7 @@ void lxd_engine_end(lxd_request *r);
 void lxd_engine_cancel(lxd_request *r);
 void lxd_engine_fork(lxd_engine *e);
 void lxd_engine_close(lxd_engine *e);
-curl_socket_t lxd_engine_open_socket(void *engine, curlsocktype use, struct curl_sockaddr *a);
+curl_socket_t lxd_engine_open_socket(void *request, curlsocktype use, struct curl_sockaddr *a);
 int lxd_engine_close_socket(void *engine, curl_socket_t fd);
 
 #endif

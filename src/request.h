@@ -50,6 +50,7 @@ typedef struct lxd_request {
     CURL *easy;                  /* owned; NULL unless active */
     curl_socket_t fd;            /* the socket that libcurl last wanted watched for it */
     int64_t touched;             /* when there was progress last */
+    int socket_error;            /* errno of a socket that couldn't be made */
     bool recv_paused;            /* the stream's buffer is full */
     bool send_paused;            /* nobody has written bytes of the body yet */
     long attempts;               /* how often it was sent */

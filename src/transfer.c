@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "engine.h"
 
@@ -114,6 +115,19 @@ static void head_done(lxd_request *r)
     if (r->stream) note(r);
 }
 
+/* Whether a header line is a Content-Length that is none. libcurl reads to the end of the connection
+ * when it is too large for it, and then a body that was cut short looks whole. */
+static bool false_length(const char *line, size_t n)
+{
+    static const char name[] = "content-length:";
+    size_t at = sizeof name - 1, digits = 0;
+    if (n < at || strncasecmp(line, name, at) != 0) return false;
+    while (at < n && (line[at] == ' ' || line[at] == '\t')) at++;
+    for (; at < n && line[at] >= '0' && line[at] <= '9'; at++) digits++;
+    while (at < n && (line[at] == ' ' || line[at] == '\t')) at++;
+    return at < n || digits == 0 || digits > 18;
+}
+
 /* CURLOPT_HEADERFUNCTION: one line of a head; after a chunked body, of its trailer. */
 static size_t on_head(char *line, size_t one, size_t n, void *arg)
 {
@@ -138,6 +152,9 @@ static size_t on_head(char *line, size_t one, size_t n, void *arg)
         lxd_buffer_take(&r->head, r->head.used);
     } else if (length == 0) {
         head_done(r);
+    } else if (false_length(line, length)) {
+        lxd_request_blame(r, LXD_PROTOCOL, 0, "the answer's Content-Length makes no sense");
+        return 0;
     } else if (!lxd_buffer_add(&r->head, line, length) || !lxd_buffer_add(&r->head, "\r\n", 2)) {
         lxd_request_blame(r, LXD_FAILED, ENOMEM, "out of memory");
         return 0;
@@ -224,7 +241,7 @@ CURLcode lxd_transfer_setup(lxd_request *r)
     SET(CURLOPT_PREREQFUNCTION, on_send);
     SET(CURLOPT_PREREQDATA, r);
     SET(CURLOPT_OPENSOCKETFUNCTION, lxd_engine_open_socket);
-    SET(CURLOPT_OPENSOCKETDATA, e);
+    SET(CURLOPT_OPENSOCKETDATA, r);
     SET(CURLOPT_CLOSESOCKETFUNCTION, lxd_engine_close_socket);
     SET(CURLOPT_CLOSESOCKETDATA, e);
     return CURLE_OK;
@@ -259,14 +276,12 @@ void lxd_transfer_outcome(lxd_request *r, CURLcode code)
     }
     long error = 0;
     if (r->easy) curl_easy_getinfo(r->easy, CURLINFO_OS_ERRNO, &error);
-    if (kind == LXD_LOST && error == ENOTCONN && r->attempts > 0) {
-        /* A unix socket whose backlog is full: connect said EAGAIN, which libcurl takes for a
-         * connection under way. */
-        kind = LXD_CONNECT;
-        error = EAGAIN;
-    }
+    if (code == CURLE_COULDNT_CONNECT && error == 0) error = r->socket_error;
+    /* A unix socket whose backlog is full: connect said EAGAIN, which libcurl took for a connection
+     * under way and has forgotten since. */
+    if (code == CURLE_COULDNT_CONNECT && error == 0 && r->engine->path) error = EAGAIN;
     const char *words = r->words[0] ? r->words : curl_easy_strerror(code);
-    if (kind == LXD_CONNECT && error != 0 && r->engine && r->engine->path)
+    if (kind == LXD_CONNECT && error != 0 && r->engine->path)
         lxd_request_blame(r, kind, (int)error, "%s: %s", r->engine->path, strerror((int)error));
     else if (kind == LXD_CONNECT && error != 0)
         lxd_request_blame(r, kind, (int)error, "%s: %s", words, strerror((int)error));
