@@ -173,11 +173,11 @@ local function initial_changes(subject)
   return changes
 end
 
--- What follows a creation.
-local function add_first_run(this)
+-- What follows a creation. `live`: the state of the one that was there before.
+local function add_first_run(this, live)
   local entry = this.subject.entry
   add_push(this, nil)
-  local wanted = entry.state and entry.state.text
+  local wanted = entry.state and entry.state.text or live
   if wanted == "running" or wanted == "frozen" then
     add(this, "start", { { path = "state", from = "stopped", to = wanted, why = "declared",
       effect = "none" } }, 1)
@@ -339,7 +339,7 @@ function chain.of(subject, policy, there)
   local replaced
   if subject.image and subject.image.moved then
     if add_replace(this) then
-      add_first_run(this)
+      add_first_run(this, kinds.live_states[subject.data.status])
       return this.steps
     end
     -- Not allowed: everything else goes on without it, but for what needs all to be as declared.

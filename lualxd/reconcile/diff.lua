@@ -22,7 +22,7 @@ diff.SECRET = "(secret)"
 ---@field changes lualxd.reconcile.change[] by path; `from` equal to `to`: only the mark changes
 ---@field edits table[] field, key, device; text or list; neither: to unset
 ---@field last table<string, string> what `last` becomes
----@field stale boolean the mark must be written even where nothing else is
+---@field differing string[] ids of declared paths whose live value isn't the declared one
 
 -- No mark: nothing was applied by us. Its nonce matches no hash.
 local UNMARKED = { nonce = "", last = {}, todo = {}, keep = false }
@@ -202,7 +202,7 @@ end
 ---@return lualxd.reconcile.difference
 function diff.compare(entry, data, mark)
   mark = mark or UNMARKED
-  local changes, edits, last = {}, {}, {}
+  local changes, edits, last, differing = {}, {}, {}, {}
   local this = {
     data = data, mark = mark, kind = entry.kind, declared_devices = {},
   }
@@ -237,6 +237,7 @@ function diff.compare(entry, data, mark)
       local hidden = leaf.secret or marker.was_secret(mark, leaf.id)
       local known = mark.last[leaf.id] == hash
       if not same(leaf, live) then
+        differing[#differing + 1] = leaf.id
         local from, to = copy(live), copy(leaf.list or leaf.text)
         if hidden then
           from, to = from and diff.SECRET, to and diff.SECRET
@@ -275,7 +276,7 @@ function diff.compare(entry, data, mark)
   for _, change in ipairs(changes) do
     change.effect = "none"
   end
-  return { changes = changes, edits = edits, last = last, keep = keep, stale = #changes > 0 }
+  return { changes = changes, edits = edits, last = last, keep = keep, differing = differing }
 end
 
 ---The edits that make a new object.

@@ -15,7 +15,7 @@ local observe = {}
 ---@field projects table<string, table>? name -> its config; nil: a server without projects
 ---@field scope table<string, boolean> projects that this declaration is about
 ---@field objects table section -> project -> name -> data
----@field images table project -> { aliases: name -> fingerprint, fingerprints: fingerprint -> true }
+---@field images table project -> { aliases: name -> fingerprint, fingerprints: set }
 ---@field pools table<string, boolean>?
 ---@field networks table? project -> name -> data
 ---@field snapshots table project -> instance -> name -> true

@@ -21,6 +21,7 @@ local plan = {}
 ---@field notes { path: string, message: string }[]
 ---@field declared integer how many objects are
 ---@field subjects table<string, lualxd.reconcile.subject> by chain.base; not shown
+---@field look fun(project: string): function what instances of a project inherit; not shown
 ---@field restarts table<string, lualxd.reconcile.subject[]> id of a step that changes what
 ---instances inherit -> those of ours that will need a restart for it; not shown
 
@@ -430,6 +431,9 @@ function plan.build(declared, observed, policy)
     notes = this.notes,
     subjects = this.subjects,
     restarts = this.restarts,
+    look = function(project)
+      return profile_look(this, project)
+    end,
   }
 end
 

@@ -118,6 +118,9 @@ end
 local function value_of(step, change)
   if same(change.from, change.to) or change.from == nil and change.to == nil then
     return show(change.to or "")
+  elseif change.path == "state" then
+    return (change.to == "frozen" or change.from == "frozen") and show(change.from) .. " -> "
+      .. show(change.to) or ""
   elseif step.action == "create" or change.from == nil and step.action ~= "update" then
     return show(change.to)
   end
@@ -377,7 +380,8 @@ function render.json(plan)
       data[list][index] = step_data(step)
     end
   end
-  return json.encode(data)
+  -- lua-cjson escapes slashes, which makes ids hard to read; nothing else has a `\/`.
+  return (json.encode(data):gsub("\\/", "/"))
 end
 
 return render
