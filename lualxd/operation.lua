@@ -104,6 +104,7 @@ function operation.start(scope, tried, flow)
       pcall(report, this.err)
     end
   end)
+  loop.arm() -- so that, when the state closes, what was left unsent is sent before this is collected
   return op
 end
 
