@@ -230,11 +230,27 @@ function exchange:cancel()
   self.request:close()
 end
 
+local NEWLINE = ("\n"):byte()
+
+-- How LXD writes the names that every answer is asked for (over HTTP/1.1; in HTTP/2 all are in
+-- lower case).
+local USUAL = { ["content-type"] = "Content-Type: ", etag = "Etag: " }
+
 ---One header's value of a raw block.
 ---@param head string
 ---@param name string in lower case
 ---@return string?
 function http.header(head, name)
+  -- Patterns over every line would take as long as decoding the body: first what is likely.
+  local usual = USUAL[name]
+  local first, last = head:find(usual or "", 1, true)
+  if usual and first and (first == 1 or head:byte(first - 1) == NEWLINE) then
+    local stop = head:find("\r", last, true)
+    local value = head:sub(last + 1, stop and stop - 1)
+    if not value:find("^[ \t]") and not value:find("[ \t]", -1) then
+      return value
+    end
+  end
   for line in head:gmatch("[^\r\n]+") do
     local found, value = line:match("^([^:]+):[ \t]*(.-)[ \t]*$")
     if found and #found == #name and found:lower() == name then
@@ -262,7 +278,12 @@ end
 ---@return string?
 function http.etag(head)
   local value = http.header(head, "etag")
-  return value and value:gsub("^W/", ""):gsub('"', "")
+  if not value then
+    return nil
+  elseif value:sub(1, 1) == '"' and value:find('"', 2, true) == #value then
+    return value:sub(2, -2)
+  end
+  return (value:gsub("^W/", ""):gsub('"', ""))
 end
 
 ---@class lualxd.answer
