@@ -3,6 +3,7 @@
 local client = require "lualxd.client"
 local json = require "lualxd.json"
 local operation = require "lualxd.operation"
+local reconcile = require "lualxd.reconcile"
 local task = require "lualxd.task"
 local words = require "lualxd.words"
 
@@ -23,7 +24,12 @@ local lxd = {
   unset = words.unset,
   ignore = words.ignore,
   absent = words.absent,
+  secret = words.secret,
 }
+
+-- The client knows nothing of the reconciler; here the two meet.
+client.methods.plan = reconcile.plan
+client.methods.apply = reconcile.apply
 
 -- `lxd.on_unwaited = f` is seen by the operations.
 return setmetatable(lxd, {
