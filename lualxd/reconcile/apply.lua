@@ -113,7 +113,13 @@ function run:release_deletions()
   end
 end
 
+-- Starts what can be started. A step may end before `spawn` returns; what that makes possible is started
+-- by the call that is under way, so that nothing nests.
 function run:pump()
+  if self.pumping then
+    return
+  end
+  self.pumping = true
   self:release_deletions()
   while self.active < self.parallel and self.at <= #self.ready do
     local step = self.ready[self.at]
@@ -130,7 +136,9 @@ function run:pump()
       end
       self:pump()
     end)
+    self:release_deletions()
   end
+  self.pumping = false
 end
 
 ---@param planned lualxd.reconcile.planned
@@ -146,7 +154,7 @@ function apply.run(planned, this, settings)
     missing = {}, -- id -> how many of its needs haven't ended
     doomed = {}, -- id -> one of its needs went wrong
     ready = {}, at = 1, active = 0, left = #planned.steps,
-    deletions = {}, deleting = false, good = true,
+    deletions = {}, deleting = false, good = true, pumping = false,
     settled = {},
   }, meta)
   for _, step in ipairs(planned.steps) do

@@ -39,41 +39,41 @@ local DEEPEST = 40
 
 local function step(path, key)
   if type(key) == "string" then
-    local shown = key:gsub("%c", function(char)
-      return string.format("\\%d", char:byte())
-    end)
-    if #shown > 80 then
-      shown = shown:sub(1, 77) .. "..."
-    end
-    return path == "" and shown or path .. "." .. shown
+    return path == "" and key or path .. "." .. key
   end
   return path .. "[" .. tostring(key) .. "]"
+end
+
+-- For people: on one line, and not endless, whatever names are in it.
+local function shown(text, longest)
+  text = text:gsub("%c", function(char)
+    return string.format("\\%d", char:byte())
+  end)
+  return #text > longest and text:sub(1, longest - 3) .. "..." or text
 end
 
 -- Tables that contain themselves, and what is too deep to be one. Returns the paths at which it
 -- found either.
 local function find_cycles(root, fail)
-  local found, open, clean = {}, {}, {}
+  local found, open, walked = {}, {}, {}
   local function walk(value, path, depth)
-    if clean[value] then
-      return true
+    if walked[value] then
+      return -- one table in many places is looked at once, however many ways lead to it
     elseif open[value] or depth > DEEPEST then
       local inside = open[value]
       fail(path, not inside and "too deep" or "a cycle: it contains "
         .. (inside == "" and "the declaration itself" or inside))
       found[path] = true
-      return false
+      return
     end
     open[value] = path
-    local good = true
     for key, inner in pairs(value) do
       if type(inner) == "table" and not words.name(inner) then
-        good = walk(inner, step(path, key), depth + 1) and good
+        walk(inner, step(path, key), depth + 1)
       end
     end
     open[value] = nil
-    clean[value] = good or nil
-    return good
+    walked[value] = true
   end
   walk(root, "", 0)
   return found
@@ -210,16 +210,18 @@ end
 ---@param list { path: string, message: string }[]
 ---@return lualxd.error
 function declaration.mistakes(list)
-  table.sort(list, function(a, b)
+  local told, lines = {}, {}
+  for index, mistake in ipairs(list) do
+    told[index] = { path = shown(mistake.path, 160), message = shown(mistake.message, 300) }
+  end
+  table.sort(told, function(a, b)
     if a.path ~= b.path then
       return a.path < b.path
     end
     return a.message < b.message
   end)
-  local told, lines = {}, {}
-  for index, mistake in ipairs(list) do
+  for index, mistake in ipairs(told) do
     lines[index] = mistake.path .. ": " .. mistake.message
-    told[index] = mistake
   end
   return errors.new("invalid", { message = table.concat(lines, "; "), errors = told })
 end

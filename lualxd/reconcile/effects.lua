@@ -4,6 +4,8 @@
 -- CanHotPlug), shared/instance.go (the validators), shared/units/units.go. What a table doesn't
 -- name counts as `next_start`: saying that a restart is needed where it isn't costs a question;
 -- the reverse is a change that never comes.
+local values = require "lualxd.reconcile.values"
+
 local effects = {}
 
 -- key, or prefix with a `*` -> effect, kind of value. The longest prefix wins.
@@ -151,20 +153,6 @@ local function class(device, networks)
   return device.type
 end
 
-local function same(one, other)
-  for key, value in pairs(one) do
-    if other[key] ~= value then
-      return false
-    end
-  end
-  for key in pairs(other) do
-    if one[key] == nil then
-      return false
-    end
-  end
-  return true
-end
-
 ---What changing a device does to a running container that sees it (profiles and its own merged).
 ---@param before table<string, string>? nil: it is added
 ---@param after table<string, string>? nil: it goes
@@ -174,7 +162,7 @@ function effects.device(before, after, networks)
   -- Type `none` hides a profile's device: nothing is plugged in.
   before = before and before.type ~= "none" and before or nil
   after = after and after.type ~= "none" and after or nil
-  if not before and not after or before and after and same(before, after) then
+  if not before and not after or before and after and not values.differs(before, after) then
     return "none"
   end
   local was, will = before and class(before, networks), after and class(after, networks)

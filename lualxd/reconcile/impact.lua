@@ -3,6 +3,7 @@
 -- to its profile changes nothing, a profile's key that every user overrides neither.
 local effects = require "lualxd.reconcile.effects"
 local kinds = require "lualxd.reconcile.kinds"
+local values = require "lualxd.reconcile.values"
 
 local impact = {}
 
@@ -28,25 +29,14 @@ impact.worse = worse
 ---@field devices table<string, boolean> names that differ
 
 local function differing(before, after, out)
-  for key, value in pairs(before or {}) do
-    local other = (after or {})[key]
-    if type(value) == "table" and type(other) == "table" then
-      for inner, text in pairs(value) do
-        if other[inner] ~= text then
-          out[key] = true
-        end
-      end
-      for inner in pairs(other) do
-        if value[inner] == nil then
-          out[key] = true
-        end
-      end
-    elseif value ~= other then
+  before, after = before or {}, after or {}
+  for key, value in pairs(before) do
+    if values.differs(value, after[key]) then
       out[key] = true
     end
   end
-  for key in pairs(after or {}) do
-    if (before or {})[key] == nil then
+  for key in pairs(after) do
+    if before[key] == nil then
       out[key] = true
     end
   end

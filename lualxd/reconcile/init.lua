@@ -163,7 +163,7 @@ end
 
 ---Does what the plan says. Everything is looked at again before it is changed; a plan may be
 ---applied late, and twice.
----@param settings { parallel: integer?, progress: fun(event: table)? }? steps at once (8); called with
+---@param settings table? `parallel`: steps at once (8); `progress`: a function that gets
 ---`{ step, state, percent, err }` and must not wait
 ---@return lualxd.reconcile.report? report
 ---@return lualxd.error? err with `report`

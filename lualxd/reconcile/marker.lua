@@ -43,6 +43,10 @@ local function encode(text)
   end))
 end
 
+local function decode(text)
+  return text:find("%", 1, true) and options.unescape(text) or text
+end
+
 ---Reads the mark of an object.
 ---@param config table<string, string>? the object's own, not what profiles hand down
 ---@param stack string who asks
@@ -62,16 +66,16 @@ function marker.read(config, stack, noun, project, name)
     return nil
   end
   local mark = {
-    stack = options.unescape(of),
-    noun = options.unescape(kind),
-    project = options.unescape(where),
-    name = options.unescape(called),
+    stack = decode(of),
+    noun = decode(kind),
+    project = decode(where),
+    name = decode(called),
     nonce = nonce,
     last = {},
     keep = false,
     todo = {},
   }
-  mark.home = home ~= "" and options.unescape(home) or mark.project
+  mark.home = home ~= "" and decode(home) or mark.project
   if mark.noun ~= noun or mark.project ~= project or mark.name ~= name then
     mark.whose = "copy"
   else
@@ -79,19 +83,15 @@ function marker.read(config, stack, noun, project, name)
   end
   local format, list = (config[marker.LAST] or ""):match("^(%S+) (.*)$")
   if format == FORMAT then
-    for item in list:gmatch("[^,]+") do
-      local path, hash = item:match("^([^=]+)=(.*)$")
-      if path then
-        mark.last[options.unescape(path)] = hash
-      elseif item == "keep" then
-        mark.keep = true
-      end
+    for path, hash in list:gmatch("([^,=]+)=([^,]*)") do
+      mark.last[decode(path)] = hash
     end
+    mark.keep = ("," .. list):find(",keep$") ~= nil
   end
   for item in (config[marker.TODO] or ""):gmatch("[^,]+") do
     local what, detail = item:match("^([^:]+):?(.*)$")
     if what then
-      mark.todo[what] = options.unescape(detail)
+      mark.todo[what] = decode(detail)
     end
   end
   return mark

@@ -116,11 +116,11 @@ local function merge_devices(changes)
 end
 
 local function value_of(step, change)
-  if same(change.from, change.to) or change.from == nil and change.to == nil then
+  if change.path == "state" then
+    return change.from ~= change.to and (change.to == "frozen" or change.from == "frozen")
+      and show(change.from) .. " -> " .. show(change.to) or ""
+  elseif same(change.from, change.to) or change.from == nil and change.to == nil then
     return show(change.to or "")
-  elseif change.path == "state" then
-    return (change.to == "frozen" or change.from == "frozen") and show(change.from) .. " -> "
-      .. show(change.to) or ""
   elseif step.action == "create" or change.from == nil and step.action ~= "update" then
     return show(change.to)
   end
@@ -298,6 +298,30 @@ local function summary(plan)
   return "Plan: " .. table.concat(parts, ", ") .. "." .. (rest ~= "" and " " .. rest or "")
 end
 
+-- What is owned and no longer declared, unless its deletion is told already.
+local function add_orphans(plan, out, paint)
+  local lines, going = {}, {}
+  for _, list in ipairs { plan.steps, plan.blocked } do
+    for _, step in ipairs(list) do
+      going[step.kind .. "/" .. step.project .. "/" .. step.name] = true
+    end
+  end
+  for _, orphan in ipairs(plan.orphans) do
+    if not going[orphan.kind .. "/" .. orphan.project .. "/" .. orphan.name] then
+      lines[#lines + 1] = "    " .. heading(kinds.by_section[orphan.kind].noun, { orphan.name },
+        orphan.project) .. (orphan.keep and "  (keep = true)" or "")
+    end
+  end
+  if #lines > 0 then
+    out[#out + 1] = ""
+    out[#out + 1] = "  " .. paint("bold", "no longer declared")
+      .. (plan.prune and "" or paint("dim", "  (prune = true deletes what isn't kept)"))
+    for _, line in ipairs(lines) do
+      out[#out + 1] = line
+    end
+  end
+end
+
 ---The plan as text. What is secret isn't in it, because it isn't in the plan.
 ---@param plan table steps, blocked, orphans, notes, stack, declared
 ---@param color boolean? with the escape sequences of a terminal
@@ -331,17 +355,7 @@ function render.text(plan, color)
         .. paint(line.color == "red" and "red" or "dim", line.margin)
     end
   end
-  if #plan.orphans > 0 then
-    out[#out + 1] = ""
-    out[#out + 1] = "  " .. paint("bold", "no longer declared")
-    for _, orphan in ipairs(plan.orphans) do
-      out[#out + 1] = "    " .. heading(kinds.by_section[orphan.kind].noun, { orphan.name },
-        orphan.project) .. (orphan.keep and "  (keep = true)" or "")
-    end
-    if not plan.prune then
-      out[#out + 1] = paint("dim", "    prune = true deletes what isn't kept")
-    end
-  end
+  add_orphans(plan, out, paint)
   if #plan.notes > 0 then
     out[#out + 1] = ""
     for _, note in ipairs(plan.notes) do

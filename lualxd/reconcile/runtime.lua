@@ -76,6 +76,10 @@ end
 
 -- Writes into the mark what state is wanted now, and that readiness is to be found out. Nothing is
 -- sent where the mark says so already. Gives the container as it is, and its mark.
+local function never()
+  return false
+end
+
 local function remember(this, subject, ready)
   local entry = subject.entry
   local seen, marked
@@ -84,7 +88,7 @@ local function remember(this, subject, ready)
     if entry.state and entry.state.word ~= "ignore" then
       mark.last.state = marker.hash(mark, "state", entry.state.text)
     end
-    if ready and entry.ready then
+    if entry.ready and ready(data) then
       mark.todo.ready = ""
     end
   end)
@@ -99,7 +103,10 @@ function runtime.start(this, step, subject)
   local ok, err = true, nil
   local state = "stopped"
   if not this.created[subject] then
-    local data, mark = remember(this, subject, wanted == "running")
+    local data, mark = remember(this, subject, function(data)
+      -- What was frozen was ready when it froze.
+      return wanted == "running" and session.state(data) ~= "frozen"
+    end)
     if not data then
       return nil, mark
     end
@@ -122,7 +129,7 @@ function runtime.start(this, step, subject)
 end
 
 function runtime.stop(this, step, subject)
-  local data, mark = remember(this, subject)
+  local data, mark = remember(this, subject, never)
   if not data then
     return nil, mark
   elseif step.changes[1].to == "frozen" then
@@ -132,7 +139,9 @@ function runtime.stop(this, step, subject)
 end
 
 function runtime.restart(this, step, subject)
-  local data, mark = remember(this, subject, true)
+  local data, mark = remember(this, subject, function()
+    return true
+  end)
   if not data then
     return nil, mark
   end

@@ -9,6 +9,7 @@ local impact = require "lualxd.reconcile.impact"
 local kinds = require "lualxd.reconcile.kinds"
 local marker = require "lualxd.reconcile.marker"
 local observe = require "lualxd.reconcile.observe"
+local values = require "lualxd.reconcile.values"
 
 local session = {}
 
@@ -171,6 +172,25 @@ function methods:read(subject)
   return data, etag
 end
 
+-- What an instance saw of a part when the plan was made, but for what was changed in the instance
+-- itself since. What its profiles became meanwhile was weighed with the profiles; that it passes
+-- through a value on the way to another must not count.
+local function seen(part, subject, data)
+  local expanded = "expanded_" .. part
+  local planned = subject.data
+  if not planned then
+    return data[expanded]
+  end
+  local made = {}
+  for _, source in ipairs { planned[expanded] or {}, data[expanded] or {} } do
+    for key in pairs(source) do
+      local unchanged = not values.differs((planned[part] or {})[key], (data[part] or {})[key])
+      made[key] = (unchanged and planned or data)[expanded][key]
+    end
+  end
+  return made
+end
+
 ---What edits mean to the object as it is now.
 ---@param subject lualxd.reconcile.subject of what runs
 ---@param data table
@@ -179,7 +199,11 @@ end
 function methods:impact_of(subject, data, body)
   local networks = self.observed.networks and self.observed.networks[observe.effective(
     self.observed, "features.networks", subject.project)]
-  return impact.of(data, body, self.planned.look(subject.project), networks)
+  local as_seen = { status = data.status, config = data.config, devices = data.devices,
+    profiles = data.profiles, architecture = data.architecture,
+    expanded_config = seen("config", subject, data),
+    expanded_devices = seen("devices", subject, data) }
+  return impact.of(as_seen, body, self.planned.look(subject.project), networks)
 end
 
 ---Gets the object, lets `f` say what is to become of it, and puts it; again when it changed
@@ -229,7 +253,7 @@ function methods:edit(subject, f, approved)
       return nil, err
     end
     -- After an unknown outcome the next look tells whether there is anything left to do.
-    task.sleep(0.03 * try * (0.5 + math.random()))
+    task.sleep(0.01 * try * (0.5 + math.random()))
   end
   return nil, err
 end

@@ -92,4 +92,25 @@ function values.canonical(kind, text)
   return text
 end
 
+---Whether two texts, or two devices, aren't alike.
+---@param one string|table|nil
+---@param other string|table|nil
+---@return boolean
+function values.differs(one, other)
+  if type(one) ~= "table" or type(other) ~= "table" then
+    return one ~= other
+  end
+  for key, value in pairs(one) do
+    if other[key] ~= value then
+      return true
+    end
+  end
+  for key in pairs(other) do
+    if one[key] == nil then
+      return true
+    end
+  end
+  return false
+end
+
 return values
