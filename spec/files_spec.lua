@@ -1,0 +1,137 @@
+-- Files and images against a real LXD, checked by `lxc exec`.
+local server = require "spec.support.lxd"
+local lxd = require "lualxd"
+
+local client, name, files
+
+setup(function()
+  client = server.connect()
+  name = server.name "c"
+  assert(client.containers:create { name = name, source = server.source }:wait())
+  assert(client.containers(name):start():wait())
+  files = client.containers(name).files
+end)
+
+teardown(function()
+  client:close()
+  server.clean()
+end)
+
+local function inside(command)
+  return (server.lxc("exec %s -- sh -c '%s'", name, command):gsub("%s+$", ""))
+end
+
+describe("files", function()
+  it("are written with their owner and mode, also when they exist", function()
+    assert(files:write("/etc/one", "1", { uid = 5, gid = 6, mode = "0600" }):wait())
+    assert.are.equal("600 5 6", inside 'stat -c "%a %u %g" /etc/one')
+    assert(files:write("/etc/one", "22", { uid = 0, mode = 420 }):wait())
+    assert.are.equal("644 0", inside 'stat -c "%a %u" /etc/one')
+    assert.are.equal("22", (files:read "/etc/one"))
+    local info = files:stat "/etc/one"
+    assert.are.equal(420, info.mode)
+    assert.are.equal(2, info.size)
+    assert.are.equal("file", info.type)
+  end)
+
+  it("go through whole, byte for byte, from a string, a function and a handle", function()
+    local bytes = ""
+    for i = 0, 255 do
+      bytes = bytes .. string.char(i)
+    end
+    assert(files:write("/tmp/bytes", bytes):wait())
+    assert.are.equal(bytes, (files:read "/tmp/bytes"))
+    local left = 300
+    assert(files:write("/tmp/pieces", function()
+      left = left - 1
+      return left >= 0 and ("x"):rep(9999) or nil
+    end):wait())
+    assert.are.equal("2999700", inside "wc -c < /tmp/pieces")
+    local path = os.tmpname()
+    local file = assert(io.open(path, "w+b"))
+    file:write(bytes:rep(1000))
+    file:seek("set", 0)
+    assert(files:write("/tmp/handle", file):wait())
+    file:close()
+    os.remove(path)
+    assert.are.equal(bytes:rep(1000), (files:read "/tmp/handle"))
+    assert(files:write("/tmp/empty", ""):wait())
+    assert.are.equal("", (files:read "/tmp/empty"))
+    assert.are.equal(0, files:stat "/tmp/empty".size)
+  end)
+
+  it("are appended to, listed, linked, followed and deleted", function()
+    assert(files:mkdir("/tmp/d", { mode = "0700" }):wait())
+    assert.are.equal("700", inside 'stat -c "%a" /tmp/d')
+    assert(files:write("/tmp/d/a", "a"):wait())
+    assert(files:append("/tmp/d/a", "b"):wait())
+    assert(files:symlink("/tmp/d/l", "/tmp/d/a"):wait())
+    assert.are.same({ "a", "l" }, files:list "/tmp/d")
+    assert.are.equal("ab", (files:read "/tmp/d/l"))
+    assert.are.equal("symlink", files:stat "/tmp/d/l".type)
+    assert(files:delete "/tmp/d/a":wait())
+    local _, err = files:read "/tmp/d/a"
+    assert.are.equal("not_found", err.kind)
+    _, err = files:append("/tmp/d/a", "b"):wait()
+    assert.are.equal("not_found", err.kind)
+    _, err = files:read "/tmp/d"
+    assert.are.equal("invalid", err.kind)
+  end)
+
+  it("fail by wait when their source does", function()
+    local _, err = files:write("/tmp/x", function()
+      error "no more"
+    end):wait()
+    assert.matches("no more", tostring(err))
+    assert.has_error(function()
+      files:write("relative", "x")
+    end)
+    assert.has_error(function()
+      files:write("/x", "x", { mode = "rw" })
+    end)
+  end)
+
+  it("stream as the body of any request", function()
+    assert(files:write("/tmp/stream", ("y"):rep(500000)):wait())
+    local path, query = "/1.0/containers/" .. name .. "/files", { path = "/tmp/stream" }
+    local got = 0
+    assert(client:request("GET", path, { query = query, stream = function(piece)
+      got = got + #piece
+    end }))
+    assert.are.equal(500000, got)
+    got = 0
+    for piece in assert(client:request("GET", path, { query = query, stream = true })).body do
+      got = got + #piece
+    end
+    assert.are.equal(500000, got)
+  end)
+end)
+
+describe("images:import", function()
+  it("makes an image of a file and names it; one that is there counts as done", function()
+    local path, alias, again = os.tmpname(), server.name "a", server.name "a"
+    finally(function()
+      os.remove(path)
+    end)
+    server.lxc("image export %s %s", server.image, path)
+    os.remove(path)
+    path = path .. ".tar.gz"
+    local told = {}
+    local op = client.images:import(path, { alias = alias, progress = function(progress)
+      told[#told + 1] = progress.stage
+    end })
+    local data = assert(op:wait())
+    assert.are.equal(server.look("/1.0/images/aliases/" .. server.image).target,
+      data.metadata.fingerprint)
+    assert.are.equal(data.metadata.fingerprint, server.look("/1.0/images/aliases/" .. alias).target)
+    assert.are.equal("upload", told[1])
+    assert(client.images:import(path, { alias = again }):wait())
+    assert(lxd.wait_all { client.images.aliases(alias):delete(), client.images.aliases(again):delete() })
+  end)
+
+  it("tells by wait what is wrong with the file here", function()
+    local _, err = client.images:import("/nowhere/at/all"):wait()
+    assert.are.equal("not_found", err.kind)
+    assert.matches("/nowhere/at/all", tostring(err))
+  end)
+end)
