@@ -113,8 +113,8 @@ function run:release_deletions()
   end
 end
 
--- Starts what can be started. A step may end before `spawn` returns; what that makes possible is started
--- by the call that is under way, so that nothing nests.
+-- Starts what can be started. A step may end before `spawn` returns; what that makes possible
+-- is started by the call that is under way, so that nothing nests.
 function run:pump()
   if self.pumping then
     return

@@ -269,7 +269,7 @@ local function state_reason(subject, live)
   local never = (subject.data.last_used_at or ""):find("^1970") or not subject.data.last_used_at
     or subject.data.last_used_at:find("^0001")
   local known = marker.matches(mark, "state", wanted and wanted.text)
-  if live == "stopped" and (mark.todo.start or known and never) then
+  if live == "stopped" and (mark.todo.start or known and never) or mark.todo.freeze then
     return "finish"
   end
   return known and "drift" or "declared"
@@ -281,15 +281,18 @@ local function add_state(this)
   local entry = subject.entry
   local live = kinds.live_states[subject.data.status]
   local wanted = entry.state and entry.state.word ~= "ignore" and entry.state.text
-  if not wanted and live == "stopped" and subject.mark and subject.mark.todo.start then
+  local owed = subject.mark and subject.mark.todo or {}
+  if not wanted and live == "stopped" and owed.start then
     wanted = "running" -- we stopped it to change it, and owe it its start
+  elseif not wanted and live == "running" and owed.freeze then
+    wanted = "frozen" -- we thawed it to restart it
   end
   local stays = live == "running" or live == "frozen"
   if stays and wanted ~= "stopped" and (is_pending(subject)
     or subject.impact and subject.impact.restart) then
     add(this, "restart", { { path = "state", from = live, to = wanted or live,
       why = restart_reason(subject), effect = "stop" } }, effects.danger.stop)
-    return true
+    return (wanted or live) == "running"
   elseif not wanted or wanted == live then
     return false
   end

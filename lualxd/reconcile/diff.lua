@@ -3,6 +3,7 @@
 -- object as it is by then, what is sent.
 local effects = require "lualxd.reconcile.effects"
 local fields = require "lualxd.reconcile.fields"
+local kinds = require "lualxd.reconcile.kinds"
 local marker = require "lualxd.reconcile.marker"
 local values = require "lualxd.reconcile.values"
 
@@ -172,7 +173,9 @@ local function release(this, covered, whole)
         devices[device] = devices[device] or {}
         devices[device][key] = id
       end
-    elseif field ~= "state" then -- a state can't be unset
+    elseif field == "state" then
+      this.keep { path = id, why = "released" } -- no state means "none"
+    else
       release_field(this, id)
     end
   end
@@ -260,6 +263,10 @@ function diff.compare(entry, data, mark)
   if entry.state and entry.state.word ~= "ignore" then
     covered.state = true
     last.state = marker.hash(mark, "state", entry.state.text)
+    local live = kinds.live_states[data.status]
+    if live == entry.state.text and last.state ~= mark.last.state then
+      this.keep { path = "state", from = live, to = live, why = "declared" }
+    end
   end
   for _, file in ipairs(entry.files or {}) do
     local id = "files." .. file.name

@@ -38,6 +38,9 @@ local function creation_source(subject)
   return source
 end
 
+-- Refusals of a creation after which the object may be there: `busy` says that it is being created.
+local MAY_BE_THERE = { exists = true, busy = true, unknown_outcome = true }
+
 -- Sends the creation. `body` has everything but the name and the source.
 local function post(this, subject, body, mark, progress)
   local entry = subject.entry
@@ -57,7 +60,7 @@ local function post(this, subject, body, mark, progress)
   local ok, err = operation:wait()
   if ok then
     return true
-  elseif err.kind ~= "exists" and err.kind ~= "unknown_outcome" then
+  elseif not MAY_BE_THERE[err.kind] then
     return nil, err
   end
   -- It is there, or may be: by us, in a request whose answer was lost; by us in another run; or
@@ -145,7 +148,7 @@ end
 function objects.update(this, step, subject)
   -- Instances that inherit what is going to be changed, and must be restarted for it, are
   -- marked first: after a crash nothing else would remember.
-  for _, user in ipairs(step.restarts or {}) do
+  for _, user in ipairs(this.planned.restarts[step.id or ""] or {}) do
     local ok, err = this:edit_mark(user, function(mark, data)
       if session.state(data) ~= "stopped" then
         mark.todo.restart = data.last_used_at or ""

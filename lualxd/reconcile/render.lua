@@ -132,9 +132,9 @@ local function margin_of(step, change)
   if step.action == "create" or step.action == "start" then
     parts[1] = nil
   elseif change.from == nil and change.to == nil then
-    parts[1] = "left there, no longer ours"
+    parts[1] = "left as it is, no longer ours"
   elseif same(change.from, change.to) and step.action ~= "restart" then
-    parts[1] = change.why == "released" and "stays as it is, no longer ours"
+    parts[1] = change.why == "released" and "left as it is, no longer ours"
       or "is so already, ours from now on"
   else
     parts[1] = EFFECTS[change.effect]

@@ -74,13 +74,9 @@ function runtime.begin(this, subject)
   return change_state(this, subject, "start")
 end
 
--- Writes into the mark what state is wanted now, and that readiness is to be found out. Nothing is
--- sent where the mark says so already. Gives the container as it is, and its mark.
-local function never()
-  return false
-end
-
-local function remember(this, subject, ready)
+-- Writes into the mark what state is wanted now, and what `plans` adds to what is to be done.
+-- Nothing is sent where the mark says so already. Gives the container as it is, and its mark.
+local function remember(this, subject, plans)
   local entry = subject.entry
   local seen, marked
   local ok, err = this:edit_mark(subject, function(mark, data)
@@ -88,8 +84,8 @@ local function remember(this, subject, ready)
     if entry.state and entry.state.word ~= "ignore" then
       mark.last.state = marker.hash(mark, "state", entry.state.text)
     end
-    if entry.ready and ready(data) then
-      mark.todo.ready = ""
+    if plans then
+      plans(mark, session.state(data))
     end
   end)
   if not ok then
@@ -98,14 +94,23 @@ local function remember(this, subject, ready)
   return seen, marked
 end
 
+-- The state that was owed after an interruption is there.
+local function forget(this, subject)
+  return this:edit_mark(subject, function(mark)
+    mark.todo.start, mark.todo.freeze = nil, nil
+  end)
+end
+
 function runtime.start(this, step, subject)
   local wanted = step.changes[1].to
   local ok, err = true, nil
   local state = "stopped"
   if not this.created[subject] then
-    local data, mark = remember(this, subject, function(data)
-      -- What was frozen was ready when it froze.
-      return wanted == "running" and session.state(data) ~= "frozen"
+    local data, mark = remember(this, subject, function(mark, live)
+      -- What is frozen was ready when it froze.
+      if subject.entry.ready and wanted == "running" and live ~= "frozen" then
+        mark.todo.ready = ""
+      end
     end)
     if not data then
       return nil, mark
@@ -120,27 +125,34 @@ function runtime.start(this, step, subject)
   if ok and wanted == "frozen" and state ~= "frozen" then
     ok, err = change_state(this, subject, "freeze")
   end
-  if ok and subject.mark and subject.mark.todo.start then
-    return this:edit_mark(subject, function(mark)
-      mark.todo.start = nil
-    end)
+  local owed = subject.mark and subject.mark.todo or {}
+  if ok and (owed.start or owed.freeze) then
+    return forget(this, subject)
   end
   return ok, err
 end
 
 function runtime.stop(this, step, subject)
-  local data, mark = remember(this, subject, never)
+  local data, mark = remember(this, subject)
   if not data then
     return nil, mark
-  elseif step.changes[1].to == "frozen" then
-    return change_state(this, subject, "freeze")
+  elseif step.changes[1].to ~= "frozen" then
+    return runtime.halt(this, subject)
   end
-  return runtime.halt(this, subject)
+  local ok, err = change_state(this, subject, "freeze")
+  if ok and mark.todo.freeze then
+    return forget(this, subject)
+  end
+  return ok, err
 end
 
 function runtime.restart(this, step, subject)
-  local data, mark = remember(this, subject, function()
-    return true
+  local frozen = step.changes[1].to == "frozen"
+  local data, mark = remember(this, subject, function(mark)
+    if subject.entry.ready and not frozen then
+      mark.todo.ready = ""
+    end
+    mark.todo.freeze = frozen and "" or nil -- it has to be thawed to be restarted
   end)
   if not data then
     return nil, mark
@@ -161,8 +173,11 @@ function runtime.restart(this, step, subject)
     local now = this:read(subject)
     ok = now and now.last_used_at ~= data.last_used_at and session.state(now) == "running" or nil
   end
-  if ok and step.changes[1].to == "frozen" then
-    return change_state(this, subject, "freeze")
+  if ok and frozen then
+    ok, err = change_state(this, subject, "freeze")
+    if ok then
+      return forget(this, subject)
+    end
   end
   return ok, err
 end

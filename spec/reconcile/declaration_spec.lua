@@ -1,4 +1,5 @@
--- A declaration is checked whole before anything is asked: what is wrong is told, all of it, in order.
+-- A declaration is checked whole before anything is asked: what is wrong is told, all of it, in
+-- order.
 local declaration = require "lualxd.reconcile.declaration"
 local words = require "lualxd.words"
 
