@@ -115,7 +115,9 @@ describe("images:import", function()
     end)
     server.lxc("image export %s %s", server.image, path)
     os.remove(path)
-    path = path .. ".tar.gz"
+    -- lxc adds what the image's own name ends with.
+    local _, found = server.shell("ls " .. path .. "*")
+    path = found:match "%S+"
     local told = {}
     local op = client.images:import(path, { alias = alias, progress = function(progress)
       told[#told + 1] = progress.stage
