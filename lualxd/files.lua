@@ -112,7 +112,8 @@ function methods:stat(path)
   local settings = request(self, path, tried)
   -- HEAD tells no size (5.0.2); the first byte's range does. A server that ignores the range is cut
   -- off once its headers are here.
-  settings.headers = { "Range: bytes=0-0" }
+  -- The connection isn't used again: after an answer that is cut off a change must not run into its end.
+  settings.headers = { "Range: bytes=0-0", "Connection: close" }
   settings.stream = true
   local this, err = http.start(self.node.scope, "GET", self.node.path .. "/files", settings)
   if not this then
