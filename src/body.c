@@ -164,16 +164,16 @@ long lxd_source_write(lxd_source *s, const char *bytes, size_t n)
     return (long)take;
 }
 
-/* The SHA-256 of the files, once they were read whole. */
-bool lxd_source_hash(lxd_source *s, unsigned char hash[32])
+/* The SHA-256 of the files: 1 and the bytes once they were read whole, 0 before, -1 for no memory. */
+int lxd_source_hash(const lxd_source *s, unsigned char hash[32])
 {
-    if (!s->digest || s->live || s->given < s->length) return false;
+    if (!s->digest || s->live || s->given < s->length) return 0;
     /* A copy is finished, so that one may ask twice. */
     EVP_MD_CTX *copy = EVP_MD_CTX_new();
     bool ok = copy && EVP_MD_CTX_copy_ex(copy, s->digest) == 1 &&
               EVP_DigestFinal_ex(copy, hash, NULL) == 1;
     EVP_MD_CTX_free(copy);
-    return ok;
+    return ok ? 1 : -1;
 }
 
 /* Lets go of files and bytes that won't be sent any more; the counters and the hash stay. */

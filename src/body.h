@@ -55,7 +55,7 @@ bool lxd_source_hash_files(lxd_source *s);
 const lxd_piece *lxd_source_open(lxd_source *s, int *error);
 long lxd_source_read(lxd_source *s, char *out, size_t max, int *error);
 long lxd_source_write(lxd_source *s, const char *bytes, size_t n);
-bool lxd_source_hash(lxd_source *s, unsigned char hash[32]);
+int lxd_source_hash(const lxd_source *s, unsigned char hash[32]);
 void lxd_source_drop(lxd_source *s);
 void lxd_source_free(lxd_source *s);
 

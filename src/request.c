@@ -385,7 +385,9 @@ static int l_request_hash(lua_State *L)
 {
     unsigned char hash[32];
     lxd_request *r = check_request(L, 1);
-    if (!lxd_source_hash(&r->source, hash)) return 0;
+    int known = lxd_source_hash(&r->source, hash);
+    if (known < 0) return luaL_error(L, "not enough memory");
+    if (known == 0) return 0;
     lxd_push_hex(L, hash, sizeof hash);
     return 1;
 }

@@ -103,7 +103,7 @@ describe("engine", function()
     local _, server = support.open()
     local t = core.now()
     local r = support.get { method = "PUT", body = ("x"):rep(20e6) }
-    assert.is_true(core.now() - t < 1)
+    assert.is_true(core.now() - t < 5)
     local c = server:pending()
     assert.is_true(posix.pending(c.fd) > 100000)
     assert.equal("active", r:state())
@@ -276,25 +276,20 @@ describe("engine", function()
       assert.equal(200, (support.finish(r)))
       c:close()
       -- The poller finds out, too, and doesn't stay readable for it.
-      support.poller:step({})
-      support.poller:step({})
-      assert.is_false(support.poller:wait(0))
+      assert.is_true(support.at_rest())
       assert.equal(i, engine:connects())
     end
   end)
 
   it("isn't kept busy by a server that says something unasked", function()
-    local _, server, p = support.open()
+    local _, server = support.open()
     local r = support.get()
     local c = server:accept()
     c:request()
     c:answer "x"
     support.finish(r)
     c:send "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstale"
-    for _ = 1, 3 do
-      p:step({})
-    end
-    assert.is_false(p:wait(0))
+    assert.is_true(support.at_rest())
   end)
 
   it("comes back from a step although a peer has ever more to say", function()

@@ -270,12 +270,12 @@ describe("lifetimes:", function()
     end
     for i = 1, 2000 do one(i) end
     support.collect()
-    local memory, descriptors = posix.memory(), posix.descriptors()
+    local memory, descriptors = support.memory(), posix.descriptors()
     for i = 1, 10000 do one(i) end
     support.collect()
     assert.equal(1, engine:connects())
     assert.equal(descriptors, (posix.descriptors()))
-    local grown = posix.memory() - memory
+    local grown = support.memory() - memory
     assert.is_true(grown < 512 * 1024, "grew by " .. grown)
   end)
 
@@ -300,23 +300,23 @@ describe("lifetimes:", function()
     end
     for _ = 1, 500 do round() end
     support.collect()
-    local memory, descriptors = posix.memory(), posix.descriptors()
+    local memory, descriptors = support.memory(), posix.descriptors()
     for _ = 1, 1000 do round() end
     support.collect()
     assert.equal(descriptors, (posix.descriptors()))
-    local grown = posix.memory() - memory
+    local grown = support.memory() - memory
     assert.is_true(grown < 1024 * 1024, "grew by " .. grown)
   end)
 
   it("a queue of a thousand costs little and goes in one go", function()
     local engine, _, p = support.open { connections = 2 }
     support.collect()
-    local memory = posix.memory()
+    local memory = support.memory()
     local requests = {}
     for i = 1, 1000 do
       requests[i] = support.get { url = "http://lxd/1.0/operations/" .. i .. "/wait" }
     end
-    local grown = posix.memory() - memory
+    local grown = support.memory() - memory
     assert.is_true(grown < 4 * 1024 * 1024, "grew by " .. grown)
     engine:close()
     local news = {}

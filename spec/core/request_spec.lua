@@ -511,7 +511,7 @@ describe("request", function()
     support.file("sparse", "")
     posix.truncate(path, size)
     support.collect()
-    local before, most = posix.memory(), 0
+    local before, most = support.memory(), 0
     local r = support.get { method = "PUT", stream = true, body = { { path = path } } }
     local got, turns = 0, 0
     while true do
@@ -521,7 +521,7 @@ describe("request", function()
       turns = turns + 1
       if turns % 64 == 0 then
         collectgarbage()
-        most = math.max(most, posix.memory() - before)
+        most = math.max(most, support.memory() - before)
       end
       p:wait(1)
       p:step({})

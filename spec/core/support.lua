@@ -237,6 +237,22 @@ function support.collect()
   end
 end
 
+-- Whether the poller comes to rest: an early timer may cost it a step or two.
+function support.at_rest()
+  for _ = 1, 5 do
+    if not support.poller:wait(0) then
+      return true
+    end
+    support.poller:step({})
+  end
+  return false
+end
+
+-- Bytes of memory that count: none under a sanitizer, which keeps what is freed.
+function support.memory()
+  return os.getenv "LUALXD_SANITIZED" and 0 or posix.memory()
+end
+
 -- Before each test.
 function support.begin()
   support.collect()
