@@ -122,12 +122,13 @@ describe("engine", function()
     end
     local common = "Host: lxd\r\nAccept: */*\r\n"
     assert.equal("GET /1.0 HTTP/1.1\r\n" .. common .. "\r\n", (sent {}))
-    assert.equal("GET /a/../b/./%2e%2E/%2f//c?x=%20%41&y=/../# HTTP/1.1\r\n",
-      (sent { url = "http://lxd/a/../b/./%2e%2E/%2f//c?x=%20%41&y=/../" }:gsub(" HTTP/1.1\r\n.*",
-        "# HTTP/1.1\r\n")))
+    local strange = "/a/../b/./%2e%2E/%2f//c?x=%20%41&y=/../"
+    assert.equal("GET " .. strange .. " HTTP/1.1\r\n" .. common .. "\r\n",
+      (sent { url = "http://lxd" .. strange }))
     assert.equal("DELETE /1.0 HTTP/1.1\r\n" .. common .. "\r\n", (sent { method = "DELETE" }))
-    local head, body = sent { method = "POST" }
+    local head = sent { method = "POST" }
     assert.equal("POST /1.0 HTTP/1.1\r\n" .. common .. "Content-Length: 0\r\n\r\n", head)
+    local body
     head, body = sent { method = "PUT", body = "abc", headers = { "Content-Type: application/json",
       "If-Match: abc", "X-Empty:", "X-Spaces:  a  b" } }
     assert.equal("PUT /1.0 HTTP/1.1\r\n" .. common .. "Content-Type: application/json\r\n"

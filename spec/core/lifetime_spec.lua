@@ -88,7 +88,9 @@ describe("lifetimes:", function()
       end
       r[round % 4 + 1] = nil
       collectgarbage()
-      if round % 5 == 0 then r = nil end
+      if round % 5 == 0 then
+        r[1], r[2], r[3], r[4] = nil, nil, nil, nil
+      end
       collectgarbage()
       if p then p:step({}) end
       assert.is_true(e == nil or e:count() <= 2)

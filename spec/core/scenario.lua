@@ -67,11 +67,11 @@ local function bodies(p, e)
 end
 
 local function endings(p, e)
-  local active, queued = {}, nil
+  local active = {}
   for i = 1, 3 do
     active[i] = e:submit { method = "GET", url = "http://lxd/" .. i, stream = true }
   end
-  queued = active[3]
+  local queued = active[3]
   e:count()
   e:connects()
   queued:cancel()
