@@ -28,6 +28,9 @@ local http = {}
 ---@param query table<string, string|number|boolean>?
 ---@return string
 function http.path(scope, path, query)
+  if not query and not scope.project and not scope.target then
+    return path
+  end
   local names, values = {}, {}
   for name, value in pairs(query or {}) do
     names[#names + 1] = name
@@ -123,7 +126,9 @@ function http.start(scope, method, path, settings)
     hash = settings.hash,
     timeout = settings.timeout,
   }
-  loop.watch(this.request:id(), this.news)
+  if this.request:state() ~= "done" then
+    loop.watch(this.request:id(), this.news)
+  end
   return this
 end
 
