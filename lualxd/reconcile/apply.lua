@@ -6,6 +6,7 @@ local task = require "lualxd.task"
 local objects = require "lualxd.reconcile.objects"
 local runtime = require "lualxd.reconcile.runtime"
 local chain = require "lualxd.reconcile.chain"
+local kinds = require "lualxd.reconcile.kinds"
 local session = require "lualxd.reconcile.session"
 
 local apply = {}
@@ -44,8 +45,7 @@ local function settle_first(self, subject)
     return
   end
   self.settled[subject] = true
-  local started = subject.data.last_used_at
-  if subject.mark.todo.files or started and started:find("^1970") then
+  if subject.mark.todo.files or subject.data.last_used_at and kinds.never_started(subject.data) then
     self.session:wait_idle(subject)
   end
 end

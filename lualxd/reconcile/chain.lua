@@ -214,6 +214,16 @@ local function danger_of(changes)
   return danger
 end
 
+-- An interrupted run's promise of a state that came true and is still in the mark: kept there, it
+-- would one day undo what somebody else does.
+local function paid(subject)
+  local owed = subject.mark and subject.mark.todo or {}
+  local live = kinds.live_states[subject.data.status]
+  if owed.start and (live == "running" or live == "frozen") or owed.freeze and live == "frozen" then
+    return { path = "state", from = live, to = live, why = "finish", effect = "none" }
+  end
+end
+
 local function add_update(this)
   local subject = this.subject
   local changes = subject.difference.changes
@@ -226,6 +236,7 @@ local function add_update(this)
       end
     end
   end
+  changes[#changes + 1] = paid(subject)
   if #changes == 0 then
     return
   end
@@ -266,8 +277,7 @@ local function state_reason(subject, live)
   if not mark then
     return "declared"
   end
-  local never = (subject.data.last_used_at or ""):find("^1970") or not subject.data.last_used_at
-    or subject.data.last_used_at:find("^0001")
+  local never = kinds.never_started(subject.data)
   local known = marker.matches(mark, "state", wanted and wanted.text)
   if live == "stopped" and (mark.todo.start or known and never) or mark.todo.freeze then
     return "finish"
@@ -307,12 +317,13 @@ local function add_state(this)
   return wanted == "running" and live ~= "frozen"
 end
 
-local function add_replace(this)
+-- `from` and `why`: of the image that it was made of.
+local function add_replace(this, from, why)
   local subject = this.subject
-  local image = subject.image
-  local step = add(this, "replace", { { path = "image", from = image.moved:sub(1, 12),
-    to = image.fingerprint and image.fingerprint:sub(1, 12) or subject.entry.image.text,
-    why = image.why, effect = "replace" } }, effects.danger.replace)
+  local fingerprint = subject.image and subject.image.fingerprint
+  local step = add(this, "replace", { { path = "image", from = from,
+    to = fingerprint and fingerprint:sub(1, 12) or subject.entry.image.text,
+    why = why, effect = "replace" } }, effects.danger.replace)
   local kept = subject.entry.keep or subject.mark and subject.mark.keep
   if kept then
     step.blocked = "keep = true, and replacing deletes it first"
@@ -323,7 +334,7 @@ end
 ---The steps of a declared object.
 ---@param subject lualxd.reconcile.subject
 ---@param policy table
----@param there { files: table?, snapshots: table? } what else is known of an instance
+---@param there { files: table?, snapshots: table?, busy: boolean? } what else is known of an instance
 ---@return lualxd.reconcile.step[]
 function chain.of(subject, policy, there)
   local this = new(subject, policy)
@@ -339,9 +350,14 @@ function chain.of(subject, policy, there)
     add_update(this)
     return this.steps
   end
+  if subject.mark and entry.image and kinds.half_made(subject.data) and not there.busy then
+    add_replace(this, "half made", "finish")
+    add_first_run(this, kinds.live_states[subject.data.status])
+    return this.steps
+  end
   local replaced
   if subject.image and subject.image.moved then
-    if add_replace(this) then
+    if add_replace(this, subject.image.moved:sub(1, 12), subject.image.why) then
       add_first_run(this, kinds.live_states[subject.data.status])
       return this.steps
     end

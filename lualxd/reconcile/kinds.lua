@@ -75,4 +75,26 @@ kinds.states = { running = true, stopped = true, frozen = true }
 kinds.live_states = { Running = "running", Ready = "running", Stopped = "stopped",
   Frozen = "frozen" }
 
+---Whether an instance was never started, as LXD notes each start.
+---@param data table
+---@return boolean
+function kinds.never_started(data)
+  local last = data.last_used_at
+  return not last or last:find("^1970") ~= nil or last:find("^0001") ~= nil
+end
+
+---Whether the creation of an instance isn't over: it is under way, or was cut short by the end of
+---the daemon, which leaves the record and a root filesystem that isn't whole. The last thing that
+---a creation does is to ask for the image's templates to be applied at the first start
+---(lxd/storage/backend_lxd.go, CreateInstanceFromImage); snapshots, restoring, renaming and a
+---backup keep that (tried with 5.0.2).
+---@param data table
+---@return boolean
+function kinds.half_made(data)
+  local config = data.config or {}
+  return data.last_used_at ~= nil and kinds.never_started(data) and data.status == "Stopped"
+    and config["volatile.base_image"] ~= nil and not config["volatile.apply_template"]
+    and not config["volatile.last_state.power"]
+end
+
 return kinds

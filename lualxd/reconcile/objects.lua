@@ -1,6 +1,7 @@
 -- The steps that make, change and take away objects. Each looks at the object as it is now and
 -- does what is left to do, so that it may be run again after anything.
 local diff = require "lualxd.reconcile.diff"
+local kinds = require "lualxd.reconcile.kinds"
 local marker = require "lualxd.reconcile.marker"
 local runtime = require "lualxd.reconcile.runtime"
 local session = require "lualxd.reconcile.session"
@@ -90,8 +91,15 @@ end
 local function due(this, subject, data, mark)
   local difference = diff.compare(subject.entry, data, mark)
   mark.last, mark.keep = difference.last, difference.keep
+  local state = session.state(data)
   if mark.todo.restart ~= data.last_used_at then
     mark.todo.restart = nil -- it was restarted since
+  end
+  if state == "running" or state == "frozen" then
+    mark.todo.start = nil
+  end
+  if state == "frozen" then
+    mark.todo.freeze = nil
   end
   if #difference.edits > 0 and subject.entry.kind.runs then
     local body = diff.body(subject.entry.kind, data, difference.edits)
@@ -246,6 +254,8 @@ function objects.replace(this, step, subject, progress)
   local data, old = owned(this, subject)
   if not data then
     return nil, old.kind == "not_found" and session.conflict(subject, "it is gone") or old
+  elseif kinds.half_made(subject.data) and not kinds.half_made(data) then
+    return nil, session.conflict(subject, "its creation came to its end after all")
   end
   local kept = carried(data)
   local edits = diff.compare(subject.entry, kept, old).edits

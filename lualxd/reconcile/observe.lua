@@ -20,6 +20,7 @@ local observe = {}
 ---@field networks table? project -> name -> data
 ---@field snapshots table project -> instance -> name -> true
 ---@field files table project -> instance -> path -> what is there
+---@field busy table project -> instance -> true: an operation on what isn't made yet is under way
 
 ---The client for a project. The project that the client has already isn't named again: a server
 ---without projects knows no such parameter.
@@ -350,6 +351,58 @@ local function file_readers(client, declared, observed, readers)
   end
 end
 
+---Whether an operation is under way and about an object.
+---@param operation table
+---@param entry lualxd.reconcile.entry
+---@return boolean
+function observe.is_about(operation, entry)
+  if type(operation.status_code) ~= "number" or operation.status_code >= 200 then
+    return false
+  end
+  for _, urls in pairs(operation.resources or {}) do
+    for _, url in ipairs(type(urls) == "table" and urls or {}) do
+      local section, name = url:match("^/1%.0/([^/]+)/([^/?]+)")
+      if name == entry.name and (section == "instances" or section == entry.kind.section) then
+        return true
+      end
+    end
+  end
+  return false
+end
+
+local function read_busy(client, observed, project, entries)
+  local list, err = observe.scoped(client, observed.home, project).operations:list()
+  if not list then
+    return nil, err
+  end
+  observed.busy[project] = {}
+  for _, operation in ipairs(list) do
+    for _, entry in ipairs(entries) do
+      if observe.is_about(operation, entry) then
+        observed.busy[project][entry.name] = true
+      end
+    end
+  end
+  return true
+end
+
+-- Whether creations that aren't over are under way: asked only if there are some.
+local function busy_readers(client, declared, observed, readers)
+  local unfinished = {}
+  for _, entry in ipairs(declared.entries) do
+    local data, project = observe.find(observed, entry)
+    if data and entry.kind.runs and kinds.half_made(data) then
+      if not unfinished[project] then
+        unfinished[project] = {}
+        readers[#readers + 1] = function()
+          return read_busy(client, observed, project, unfinished[project])
+        end
+      end
+      table.insert(unfinished[project], entry)
+    end
+  end
+end
+
 ---@param client lualxd.client
 ---@param declared lualxd.reconcile.declared
 ---@param policy table
@@ -368,6 +421,7 @@ function observe.read(client, declared, policy)
     networks = nil,
     snapshots = {},
     files = {},
+    busy = {},
   }
   observed.scope[observed.home] = true
   for _, entry in ipairs(declared.entries) do
@@ -393,6 +447,7 @@ function observe.read(client, declared, policy)
   end
   readers = {}
   snapshot_readers(client, declared, observed, readers)
+  busy_readers(client, declared, observed, readers)
   if policy.verify == "files" then
     file_readers(client, declared, observed, readers)
   end

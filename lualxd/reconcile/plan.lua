@@ -398,9 +398,11 @@ function plan.build(declared, observed, policy)
     else
       local files = observed.files[subject.project]
       local snapshots = observed.snapshots[subject.project]
+      local busy = observed.busy[subject.project]
       add_steps(this, subject, chain.of(subject, policy, {
         files = files and files[entry.name],
         snapshots = snapshots and snapshots[entry.name],
+        busy = busy and busy[entry.name],
       }))
       connect(this, subject)
     end

@@ -109,23 +109,6 @@ function methods:mark_of(subject, data)
   return mark and mark.whose == "ours" and mark or nil
 end
 
--- Whether an operation that is under way is about the object.
-local function is_about(operation, subject)
-  if type(operation.status_code) ~= "number" or operation.status_code >= 200 then
-    return false
-  end
-  for _, urls in pairs(operation.resources or {}) do
-    for _, url in ipairs(type(urls) == "table" and urls or {}) do
-      local section, name = url:match("^/1%.0/([^/]+)/([^/?]+)")
-      if name == subject.entry.name
-        and (section == "instances" or section == subject.entry.kind.section) then
-        return true
-      end
-    end
-  end
-  return false
-end
-
 ---Waits until the server has no operation under way that is about the object.
 ---@param subject lualxd.reconcile.subject
 ---@return boolean waited there was one
@@ -133,7 +116,7 @@ function methods:wait_idle(subject)
   local scoped = self:scoped(subject)
   local list = scoped.operations:list()
   for _, operation in ipairs(list or {}) do
-    if is_about(operation, subject) then
+    if observe.is_about(operation, subject.entry) then
       scoped:request("GET", "/1.0/operations/" .. operation.id .. "/wait",
         { query = { timeout = PATIENCE } })
       return true

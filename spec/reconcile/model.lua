@@ -238,6 +238,7 @@ local function state_change(action, from, to)
         server.clock = server.clock + 1
         object.last_used_at = "boot " .. server.clock
         object.config["volatile.last_state.power"] = "RUNNING"
+        object.config["volatile.apply_template"] = nil
         -- What is stored now is what it runs with.
         object.runs_with = server:expanded(object)
       end
@@ -342,6 +343,7 @@ local function create(server, section, data)
       object.last_used_at = "1970-01-01T00:00:00Z"
       object.config["volatile.base_image"] = assert(base, "no image")
       object.config["volatile.uuid"] = "uuid"
+      object.config["volatile.apply_template"] = "create"
       object.config["image.os"] = "busybox"
       object.files, object.snapshots, object.directories = {}, {}, { ["/etc"] = true }
     end
@@ -404,7 +406,7 @@ function Server:client()
   end }
   client.operations = { list = function()
     return server:request("GET operations", function()
-      return {}
+      return copy(server.operations or {})
     end)
   end }
   function client:has(extension) -- luacheck: no self
@@ -417,6 +419,11 @@ function Server:client()
       end)
     end
     local name = path:match("/containers/([^/]+)/exec$")
+    if not name then
+      return server:request(method .. " " .. path, function()
+        return { status = 200, json = {} }
+      end)
+    end
     return server:request(method .. " exec " .. name, function()
       local running = server.containers[name].status == "Running"
       return { operation = op(running and { metadata = { ["return"] = 0 } } or nil,

@@ -644,6 +644,74 @@ describe("snapshots", function()
   end)
 end)
 
+describe("a creation that the server didn't bring to its end", function()
+  local source
+
+  before_each(function()
+    source = web { state = "running", files = { ["/a"] = { content = "x" } } }
+    server.die_at = 2 -- created, and no more
+    pcall(apply, source)
+    server.die_at = nil
+    server.containers.web1.config["volatile.apply_template"] = nil
+  end)
+
+  it("is begun again if that is allowed: it may have lost what it had", function()
+    local created = server.containers.web1
+    local planned = plan(source)
+    assert.are.same({}, planned.steps)
+    assert.are.same({ "containers/web1:replace", "containers/web1:push", "containers/web1:start" },
+      ids(planned.blocked))
+    assert.are.same({ path = "image", from = "half made", why = "finish",
+      to = ("ab"):rep(6),
+      effect = "replace" }, planned.blocked[1].changes[1])
+    apply(source, { allow = 4 })
+    assert.are_not.equal(created, server.containers.web1)
+    assert.are.equal("Running", server.containers.web1.status)
+    assert.is_true(plan(source).empty)
+  end)
+
+  it("is left alone while it is under way, and when it ends after all", function()
+    local created = server.containers.web1
+    local planned = plan(source, { allow = 4 })
+    server.operations = { { id = "1", status_code = 103,
+      resources = { instances = { "/1.0/instances/web1" } } } }
+    assert.are.same({ "containers/web1:push", "containers/web1:start" }, ids(plan(source).steps))
+    server.operations = nil
+    created.config["volatile.apply_template"] = "create"
+    assert(planned:apply())
+    assert.are.equal(created, server.containers.web1)
+    assert.is_true(plan(source).empty)
+  end)
+
+  it("isn't seen in what has run, or isn't ours", function()
+    local config = server.containers.web1.config
+    config["user.lualxd.owner"] = nil
+    local planned = plan(source, { adopt_existing = true })
+    assert.are.same({ "containers/web1:adopt", "containers/web1:push", "containers/web1:start" },
+      ids(planned.steps))
+    assert(planned:apply())
+    server.containers.web1.status = "Stopped"
+    assert.are.same({ "containers/web1:start" }, ids(plan(source).steps))
+  end)
+end)
+
+describe("a state that an interrupted run owed", function()
+  it("isn't owed any more once it came about", function()
+    local source = web { config = { ["security.privileged"] = true } }
+    apply(source)
+    local config = server.containers.web1.config
+    assert(server:client().containers("web1"):start():wait())
+    config["user.lualxd.todo"] = "start"
+    local planned = plan(source)
+    assert.are.same({ "containers/web1:update" }, ids(planned.steps))
+    assert.are.same({ { path = "state", from = "running", to = "running", why = "finish",
+      effect = "none" } }, planned.steps[1].changes)
+    assert(planned:apply())
+    assert(server:client().containers("web1"):stop():wait())
+    assert.is_true(plan(source).empty)
+  end)
+end)
+
 describe("an apply", function()
   it("reports each step, and goes on where it can", function()
     local source = web { state = "running" }

@@ -501,7 +501,7 @@ describe("dying at any request", function()
         server.changes = 0
         return server
       end)
-    end, 9)
+    end, 40)
   end)
 end)
 
