@@ -157,8 +157,9 @@ function client.connect(settings)
   elseif settings.timeout == 0 then
     error("lxd.connect: option 'timeout' must be more than 0", 2)
   end
-  local path, err = settings.socket, nil
+  local path = settings.socket
   if not path then
+    local err
     path, err = find_socket()
     if not path then
       return nil, err
@@ -329,9 +330,10 @@ end
 ---Any request. Waits for the answer, whatever the method.
 ---@param method string
 ---@param path string as it goes out, percent-encoded by the caller
----@param settings { query: table?, headers: table?, body: string?, json: any, stream: boolean|function|nil, timeout: number? }?
----`stream`: a function is called with each piece of the body; with `true` the response's `body` is a function that gives
----the next piece, nil (and an error, if it ended badly) at the end
+---@param settings table? `query`, `headers`: tables; `body`: a string; `json`: any value, sent as
+---JSON; `timeout`: seconds without progress; `stream`: a function is called with each piece of the
+---body; with `true` the response's `body` is a function that gives the next piece, nil (and an
+---error, if it ended badly) at the end
 ---@return table? response `status`, `headers` (names in lower case), `body`, `json`, `operation` of a 202
 ---@return lualxd.error? err also of a 4xx and 5xx
 function methods:request(method, path, settings)

@@ -59,13 +59,13 @@ local function info_of(head)
   }
 end
 
-local function request(self, path, tried)
+local function request(path, tried)
   return { query = { path = path }, tried = tried, raw = true, limit = 2 ^ 40 }
 end
 
 local function fetch(self, path, tried)
   local answer, err = http.ask(self.node.scope, "GET", self.node.path .. "/files",
-    request(self, path, tried))
+    request(path, tried))
   if not answer then
     return nil, err
   end
@@ -109,7 +109,7 @@ end
 function methods:stat(path)
   check_path(path, "files:stat")
   local tried = in_instance(self, "stat", path)
-  local settings = request(self, path, tried)
+  local settings = request(path, tried)
   -- HEAD tells no size (5.0.2); the first byte's range does. A server that ignores the range is cut
   -- off once its headers are here.
   -- The connection isn't used again: after an answer that is cut off a change must not run into its end.
@@ -241,7 +241,7 @@ local function piece_source(source)
 end
 
 local function post(change, self, path, body, headers)
-  local settings = request(self, path, change.tried)
+  local settings = request(path, change.tried)
   settings.headers = headers
   if type(body) == "string" then
     settings.body = body
@@ -295,7 +295,7 @@ local function make_way(change, self, path, wanted)
     })
   end
   local answer
-  answer, err = change:ask("DELETE", self.node.path .. "/files", request(self, path))
+  answer, err = change:ask("DELETE", self.node.path .. "/files", request(path))
   return answer and true, err
 end
 
@@ -388,7 +388,7 @@ function methods:delete(path)
   check_path(path, "files:delete")
   local tried = in_instance(self, "delete", path)
   return operation.start(self.node.scope, tried, function(change)
-    local answer, err = change:ask("DELETE", self.node.path .. "/files", request(self, path))
+    local answer, err = change:ask("DELETE", self.node.path .. "/files", request(path))
     return change:deliver(answer, err, nothing_to_tell)
   end)
 end

@@ -99,8 +99,8 @@ end
 
 ---Imports an image from a file (a unified tarball) or from two. One that is there already counts as done.
 ---@param source string|{ metadata: string, rootfs: string } paths here
----@param settings { alias: string?, public: boolean?, properties: table?, progress: function? }? `alias` names the image
----afterwards, whatever it named before
+---@param settings { alias: string?, public: boolean?, properties: table?, progress: function? }? `alias`
+---names the image afterwards, whatever it named before
 ---@return lualxd.operation its data's `metadata.fingerprint` names the image
 function images.collection:import(source, settings)
   settings = options.check(settings, IMPORT, "import")

@@ -23,7 +23,7 @@ local STATES = {
   unfreeze = { options = { timeout = "integer" }, statuses = RUNNING },
 }
 
-local function change_state(change, node, action, settings, what)
+local function change_state(node, action, settings, what)
   local row = STATES[action]
   local body = { action = action }
   for name, value in pairs(settings) do
@@ -39,7 +39,7 @@ for action, row in pairs(STATES) do
     settings = options.check(settings, row.options, action)
     local what = action .. " " .. self.kind.one .. " " .. self.name
     return operation.start(self.scope, what, function(change)
-      local request, proof = change_state(change, self, action, settings, what)
+      local request, proof = change_state(self, action, settings, what)
       return change:send("PUT", self.path .. "/state", request, proof)
     end)
   end
@@ -53,7 +53,7 @@ function instance.item:delete(settings)
   return operation.start(self.scope, what, function(change)
     local gone = outcome.gone(self.scope, self.path, what)
     if force then
-      local request, proof = change_state(change, self, "stop", { force = true }, what)
+      local request, proof = change_state(self, "stop", { force = true }, what)
       local _, err = change:complete("PUT", self.path .. "/state", request, proof)
       -- Stopped already is what was wanted; so is gone (ephemeral), unless it never was there.
       if err and err.kind ~= "state" then
@@ -91,8 +91,9 @@ local COPY = {
 
 ---Makes a copy on the same server.
 ---@param name string of the copy
----@param settings table? `snapshot`: of this instance, to copy from instead of its present state; `project`: where the
----copy goes; `instance_only`: without snapshots; `config`, `devices`, `profiles`, `description`, `ephemeral`: of the copy
+---@param settings table? `snapshot`: of this instance, to copy from instead of its present state; `project`:
+---where the copy goes; `instance_only`: without snapshots; `config`, `devices`, `profiles`,
+---`description`, `ephemeral`: of the copy
 ---@return lualxd.operation
 function instance.item:copy(name, settings)
   local segment = options.segment(name, "copy: name")

@@ -8,7 +8,8 @@ local http = require "lualxd.http"
 
 local outcome = {}
 
----@alias lualxd.proof fun(first: table): boolean?, lualxd.error? true: it was done; nil, err: it wasn't, or can't be told
+---@alias lualxd.proof fun(first: table): boolean?, lualxd.error? true: it was done; nil, err: it
+---wasn't, or can't be told
 
 local function days_from_civil(year, month, day)
   -- The usual count of days since 1970-01-01 in the proleptic Gregorian calendar.

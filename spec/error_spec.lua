@@ -25,7 +25,8 @@ local SYNC = {
 }
 
 local ASYNC = {
-  { 'Failed creating instance record: Add instance info to the database: This "instances" entry already exists', "exists" },
+  { "Failed creating instance record: Add instance info to the database: "
+    .. 'This "instances" entry already exists', "exists" },
   { "Image not provided for instance creation", "not_found" },
   { "Failed creating instance record: Unknown configuration key: nope", "invalid" },
   { "Failed creating instance record: Invalid value: foo", "invalid" },
