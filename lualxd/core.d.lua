@@ -35,7 +35,8 @@ function core.is_socket(path) end
 ---returned as it is, uncopied. Checks nothing: the decoder does.
 ---@param text string
 ---@param mark string without `"`, `\` and control characters
----@return string
+---@return string text
+---@return boolean integers whether integers were marked
 function core.mark_json(text, mark) end
 
 ---The other half of `mark_json`: walks a decoded tree in place. Marked arrays become empty tables
@@ -47,8 +48,9 @@ function core.mark_json(text, mark) end
 ---@param mark string
 ---@param array table the metatable of arrays
 ---@param null any what the decoder gives for null
+---@param integers boolean? false: no string is a marked integer
 ---@return any tree the same table, or the value that stands for it
-function core.restore_json(tree, mark, array, null) end
+function core.restore_json(tree, mark, array, null, integers) end
 
 ---@class lualxd.core.poller one descriptor for every socket and timer of a Lua state
 local poller = {}

@@ -9,6 +9,7 @@ local core = require "lualxd.core"
 local json = {}
 
 local codec = cjson.new()
+local decode = codec.decode
 codec.decode_invalid_numbers(false)
 codec.encode_invalid_numbers(false)
 -- The newer family can be configured, process-wide in nginx, to give arrays their own metatable; a private
@@ -32,11 +33,12 @@ end
 ---@return any value nil where the text is JSON's `null`
 ---@return string? message where it isn't JSON
 function json.decode(text)
-  local ok, tree = pcall(codec.decode, core.mark_json(text, MARK))
+  local marked, integers = core.mark_json(text, MARK)
+  local ok, tree = pcall(decode, marked)
   if not ok then
     return nil, (tostring(tree):gsub("^.-:%d+: ", ""))
   end
-  return core.restore_json(tree, MARK, json.array_meta, cjson.null)
+  return core.restore_json(tree, MARK, json.array_meta, cjson.null, integers)
 end
 
 -- Fields that are arrays of LXD's (doc/rest-api.yaml), whose empty value a script may write as `{}`.

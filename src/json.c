@@ -18,6 +18,7 @@ typedef struct restorer {
     size_t length; /* of mark */
     int array;     /* the metatable of arrays */
     int null;      /* the decoder's null */
+    bool strings;  /* a string may be a marked integer */
 } restorer;
 
 /* The position behind the string whose opening quote is at `at`. */
@@ -66,7 +67,7 @@ static int l_core_mark_json(lua_State *L)
     const char *s = luaL_checklstring(L, 1, &n);
     const char *mark = luaL_checklstring(L, 2, &length);
     luaL_Buffer b;
-    bool changed = false;
+    bool changed = false, long_integers = false;
     while (at < n) {
         size_t start = at, end;
         bool long_integer = false;
@@ -84,6 +85,7 @@ static int l_core_mark_json(lua_State *L)
         }
         if (!changed) luaL_buffinit(L, &b);
         changed = true;
+        if (long_integer) long_integers = true;
         luaL_addlstring(&b, s + copied, start - copied);
         luaL_addlstring(&b, long_integer ? "\"" : "[\"", long_integer ? 1 : 2);
         luaL_addlstring(&b, mark, length);
@@ -93,11 +95,12 @@ static int l_core_mark_json(lua_State *L)
     }
     if (!changed) {
         lua_settop(L, 1);
-        return 1;
+    } else {
+        luaL_addlstring(&b, s + copied, n - copied);
+        luaL_pushresult(&b);
     }
-    luaL_addlstring(&b, s + copied, n - copied);
-    luaL_pushresult(&b);
-    return 1;
+    lua_pushboolean(L, long_integers);
+    return 2;
 }
 
 /* Whether the string at the top is the mark, followed by what `rest` then points to. */
@@ -135,18 +138,24 @@ static bool restore_scalar(lua_State *L, const restorer *how)
 {
     const char *rest;
     size_t n;
-    if (lua_rawequal(L, -1, how->null)) {
-        lua_pushnil(L);
-    } else if (marked(L, how, &rest, &n)) {
-        if (!push_digits(L, rest, n)) return false;
+    switch (lua_type(L, -1)) {
+    case LUA_TSTRING:
+        if (!how->strings || !marked(L, how, &rest, &n) || !push_digits(L, rest, n)) return false;
+        break;
+    case LUA_TNUMBER: {
 #if LUA_VERSION_NUM >= 503
-    } else if (lua_type(L, -1) == LUA_TNUMBER && !lua_isinteger(L, -1)) {
+        if (lua_isinteger(L, -1)) return false;
         lua_Number x = lua_tonumber(L, -1);
         if (!(x >= -EXACT && x <= EXACT) || floor(x) != x) return false;
         lua_pushinteger(L, (lua_Integer)x);
-#endif
-    } else {
+        break;
+#else
         return false;
+#endif
+    }
+    default:
+        if (!lua_rawequal(L, -1, how->null)) return false;
+        lua_pushnil(L);
     }
     lua_replace(L, -2);
     return true;
@@ -180,7 +189,10 @@ static void restore_table(lua_State *L, const restorer *how, int depth)
     if (length == 0) {
         lua_pushnil(L);
         while (lua_next(L, -2)) {
-            if (lua_istable(L, -1)) {
+            int type = lua_type(L, -1);
+            if (type == LUA_TSTRING && !how->strings) {
+                /* most of what LXD answers */
+            } else if (type == LUA_TTABLE) {
                 restore_table(L, how, depth + 1);
             } else if (restore_scalar(L, how)) {
                 lua_pushvalue(L, -2);
@@ -223,6 +235,7 @@ static int l_core_restore_json(lua_State *L)
     how.mark = luaL_checklstring(L, 2, &how.length);
     luaL_checktype(L, 3, LUA_TTABLE);
     luaL_checkany(L, 4);
+    how.strings = lua_isnoneornil(L, 5) || lua_toboolean(L, 5);
     lua_settop(L, 4);
     lua_pushvalue(L, 1);
     if (lua_istable(L, -1)) restore_table(L, &how, 1);

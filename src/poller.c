@@ -153,8 +153,9 @@ void lxd_poller_turn(lxd_poller *p)
     for (lxd_engine *e = p->engines; e; e = e->next) lxd_engine_run(e);
 }
 
-/* Makes sure that the descriptor gets readable by the time something is to be done. An earlier
- * timer is left: it costs one idle step, and a request then costs no system call for its time-out. */
+/* Finds out by when something is to be done. Whoever waits for the descriptor outside of `wait` is
+ * told by a timer; to set one is dear, one that goes off at once most of all. An earlier one is left:
+ * it costs one idle step, and a request then costs no system call for its time-out. */
 void lxd_poller_settle(lxd_poller *p)
 {
     int64_t at = p->news ? 0 : LXD_NEVER;
@@ -162,7 +163,8 @@ void lxd_poller_settle(lxd_poller *p)
         int64_t next = lxd_engine_next(e);
         if (next < at) at = next;
     }
-    if (at >= p->armed || p->epoll < 0) return;
+    p->due = at;
+    if (!p->shown || at >= p->armed || p->epoll < 0) return;
     if (at < 1) at = 1; /* zero would disarm it */
     struct itimerspec t = {.it_value = {.tv_sec = (time_t)(at / 1000000000),
                                         .tv_nsec = (long)(at % 1000000000)}};
@@ -195,7 +197,10 @@ void lxd_poller_forget(lxd_request *r)
 
 static int l_poller_pollfd(lua_State *L)
 {
-    lua_pushinteger(L, lxd_poller_check(L, 1)->epoll);
+    lxd_poller *p = lxd_poller_check(L, 1);
+    p->shown = true;
+    lxd_poller_settle(p);
+    lua_pushinteger(L, p->epoll);
     return 1;
 }
 
@@ -224,12 +229,13 @@ static int l_poller_wait(lua_State *L)
     lxd_poller *p = lxd_poller_check(L, 1);
     lua_Number seconds = luaL_optnumber(L, 2, HUGE_VAL);
     struct pollfd fd = {.fd = p->epoll, .events = POLLIN};
-    struct timespec t = {0};
-    if (seconds > 0 && seconds < 1e9) {
-        t.tv_sec = (time_t)seconds;
-        t.tv_nsec = (long)((seconds - (lua_Number)t.tv_sec) * 1e9);
-    }
-    lua_pushboolean(L, ppoll(&fd, 1, seconds >= 1e9 ? NULL : &t, NULL) > 0);
+    int64_t left = seconds > 0 ? seconds < 1e9 ? (int64_t)(seconds * 1e9) : LXD_NEVER : 0;
+    int64_t until = p->due == LXD_NEVER ? LXD_NEVER : p->due - lxd_now();
+    bool due = until <= left;
+    if (due) left = until > 0 ? until : 0;
+    struct timespec t = {.tv_sec = (time_t)(left / 1000000000), .tv_nsec = (long)(left % 1000000000)};
+    int n = left == 0 && due ? 0 : ppoll(&fd, 1, left == LXD_NEVER ? NULL : &t, NULL);
+    lua_pushboolean(L, n > 0 || (n == 0 && due));
     return 1;
 }
 
@@ -277,6 +283,7 @@ static int l_core_poller(lua_State *L)
     lxd_poller *p = h->poller = LXD_CALLOC(1, sizeof *p);
     if (!p) return luaL_error(L, "not enough memory");
     p->next_id = id;
+    p->due = LXD_NEVER;
     if (!open_descriptors(p)) {
         int error = errno;
         lua_pushnil(L);

@@ -29,6 +29,8 @@ typedef struct lxd_poller {
     int epoll;                        /* -1: none, closed or left behind by a fork */
     int timer;
     pid_t pid;                        /* whose descriptors these are */
+    bool shown;                       /* somebody outside waits for the descriptor */
+    int64_t due;                      /* when there is something to do even without an event */
     int64_t armed;                    /* when the timer goes off at the latest */
     bool dispatching;                 /* a batch of events may still name a dead socket */
     lxd_socket *graveyard;            /* dead sockets of this batch */

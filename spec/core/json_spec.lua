@@ -6,7 +6,7 @@ local core = support.core
 local MARK = "@7f3a:"
 
 local function mark(text)
-  return core.mark_json(text, MARK)
+  return (core.mark_json(text, MARK))
 end
 
 describe("mark_json", function()
