@@ -68,6 +68,7 @@ build = {
       sources = {
         "src/body.c",
         "src/core.c",
+        "src/endpoint.c",
         "src/engine.c",
         "src/json.c",
         "src/poller.c",

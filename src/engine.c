@@ -408,7 +408,7 @@ static int l_engine_close(lua_State *L)
     h->engine = NULL;
     lxd_engine_close(e);
     LXD_FREE(e->spare);
-    LXD_FREE(e->path);
+    lxd_endpoint_drop(e->endpoint);
     LXD_FREE(e);
     return 0;
 }
@@ -424,15 +424,6 @@ static int l_engine_tostring(lua_State *L)
 /* Reads the options into an engine that its userdata owns already. */
 static void read_options(lua_State *L, int options, lxd_engine *e)
 {
-    lua_getfield(L, options, "unix");
-    if (!lua_isnil(L, -1)) {
-        size_t n;
-        const char *path = lua_tolstring(L, -1, &n);
-        if (!path || strlen(path) != n || n == 0) luaL_error(L, "option 'unix' is no path");
-        e->path = LXD_MALLOC(n + 1);
-        if (!e->path) luaL_error(L, "not enough memory");
-        memcpy(e->path, path, n + 1);
-    }
     lua_getfield(L, options, "connections");
     lua_Number connections = lua_tonumber(L, -1);
     if (!(connections >= 1 && connections <= 1024))
@@ -442,7 +433,7 @@ static void read_options(lua_State *L, int options, lxd_engine *e)
     lua_Number timeout = lua_tonumber(L, -1);
     if (!lua_isnumber(L, -1) || !(timeout >= 0)) luaL_error(L, "option 'timeout' must be seconds");
     e->timeout = timeout < 1e9 ? (int64_t)(timeout * 1e9) : 0;
-    lua_pop(L, 3);
+    lua_pop(L, 2);
 }
 
 static int l_core_engine(lua_State *L)
@@ -464,6 +455,11 @@ static int l_core_engine(lua_State *L)
     if (!e) return luaL_error(L, "not enough memory");
     e->timer_at = e->idle_at = LXD_NEVER;
     read_options(L, 2, e);
+    if (!lxd_endpoint_new(L, 2, &e->endpoint)) {
+        lua_pushnil(L);
+        lua_insert(L, -2);
+        return 2;
+    }
     e->spare = LXD_CALLOC((size_t)e->connections, sizeof *e->spare);
     if (!e->spare) return luaL_error(L, "not enough memory");
     e->poller = lxd_poller_check(L, 1);

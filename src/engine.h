@@ -7,6 +7,7 @@
 
 #include <curl/curl.h>
 
+#include "endpoint.h"
 #include "poller.h"
 #include "request.h"
 
@@ -17,7 +18,7 @@ typedef struct lxd_engine {
     lxd_poller *poller;                /* NULL: closed */
     struct lxd_engine *prev, *next;    /* in the poller's list */
     CURLM *multi;                      /* made when it is first needed, and again after a fork */
-    char *path;                        /* of the unix socket, or NULL */
+    lxd_endpoint *endpoint;            /* where all its requests go */
     long connections;                  /* requests under way at once */
     int64_t timeout;                   /* of a request that has none of its own */
     lxd_request *active;               /* in any order */

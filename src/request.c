@@ -47,6 +47,7 @@ static void free_request(lxd_request *r)
     lxd_source_free(&r->source);
     lxd_buffer_free(&r->head);
     lxd_buffer_free(&r->body);
+    lxd_handshake_drop(&r->handshake);
     curl_slist_free_all(r->headers);
     LXD_FREE(r->method);
     LXD_FREE(r->url);

@@ -10,6 +10,7 @@
 
 #include "body.h"
 #include "core.h"
+#include "endpoint.h"
 
 typedef enum lxd_state { LXD_QUEUED, LXD_ACTIVE, LXD_DONE } lxd_state;
 
@@ -51,6 +52,7 @@ typedef struct lxd_request {
     curl_socket_t fd;            /* the socket that libcurl last wanted watched for it */
     int64_t touched;             /* when there was progress last */
     int socket_error;            /* errno of a socket that couldn't be made */
+    lxd_handshake handshake;     /* with the server, where there was one */
     bool recv_paused;            /* the stream's buffer is full */
     bool send_paused;            /* nobody has written bytes of the body yet */
     long attempts;               /* how often it was sent */

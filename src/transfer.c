@@ -213,14 +213,11 @@ CURLcode lxd_transfer_setup(lxd_request *r)
     bool head = strcmp(r->method, "HEAD") == 0;
     SET(CURLOPT_PRIVATE, r);
     SET(CURLOPT_ERRORBUFFER, r->words);
-    SET(CURLOPT_NOSIGNAL, 1L);
-    SET(CURLOPT_PROTOCOLS_STR, "http,https");
-    SET(CURLOPT_PROXY, "");
+    CURLcode code = lxd_endpoint_apply(e->endpoint, easy, &r->handshake, false);
+    if (code != CURLE_OK) return code;
     SET(CURLOPT_PATH_AS_IS, 1L);
     SET(CURLOPT_DISALLOW_USERNAME_IN_URL, 1L);
-    SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
     SET(CURLOPT_BUFFERSIZE, BUFFER_SIZE);
-    if (e->path) SET(CURLOPT_UNIX_SOCKET_PATH, e->path);
     SET(CURLOPT_URL, r->url);
     SET(CURLOPT_HTTPHEADER, r->headers);
     if (head) SET(CURLOPT_NOBODY, 1L);
@@ -279,10 +276,11 @@ void lxd_transfer_outcome(lxd_request *r, CURLcode code)
     if (code == CURLE_COULDNT_CONNECT && error == 0) error = r->socket_error;
     /* A unix socket whose backlog is full: connect said EAGAIN, which libcurl took for a connection
      * under way and has forgotten since. */
-    if (code == CURLE_COULDNT_CONNECT && error == 0 && r->engine->path) error = EAGAIN;
+    const char *path = lxd_endpoint_path(r->engine->endpoint);
+    if (code == CURLE_COULDNT_CONNECT && error == 0 && path) error = EAGAIN;
     const char *words = r->words[0] ? r->words : curl_easy_strerror(code);
-    if (kind == LXD_CONNECT && error != 0 && r->engine->path)
-        lxd_request_blame(r, kind, (int)error, "%s: %s", r->engine->path, strerror((int)error));
+    if (kind == LXD_CONNECT && error != 0 && path)
+        lxd_request_blame(r, kind, (int)error, "%s: %s", path, strerror((int)error));
     else if (kind == LXD_CONNECT && error != 0)
         lxd_request_blame(r, kind, (int)error, "%s: %s", words, strerror((int)error));
     else
