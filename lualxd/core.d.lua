@@ -65,12 +65,14 @@ function core.poller() end
 ---@return integer
 function poller:pollfd() end
 
----Advances everything that can be advanced without blocking, in bounded time (a peer that always has
----more to say doesn't keep it here for ever).
+---Advances everything that can be advanced, in bounded time (a peer that always has more to say
+---doesn't keep it here for ever).
 ---@param news table filled from 1 with the ids of requests that have news since the last step:
 ---ended, bytes to read, room to write; each id once
+---@param timeout number? seconds to wait at most until there is something to advance; nil: don't
+---wait. Rounded up to milliseconds; a signal ends it early.
 ---@return integer n how many
-function poller:step(news) end
+function poller:step(news, timeout) end
 
 ---Blocks until the descriptor is readable, a time has passed or a signal came.
 ---@param timeout? number seconds; nil: no limit

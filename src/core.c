@@ -44,7 +44,7 @@ static int l_core_now(lua_State *L)
 
 static int l_core_pid(lua_State *L)
 {
-    lua_pushinteger(L, getpid());
+    lua_pushinteger(L, lxd_pid());
     return 1;
 }
 
@@ -89,6 +89,18 @@ static const luaL_Reg functions[] = {
     {"is_socket", l_core_is_socket}, {NULL, NULL},
 };
 
+static pid_t pid;
+
+static void in_child(void)
+{
+    pid = getpid();
+}
+
+pid_t lxd_pid(void)
+{
+    return pid;
+}
+
 /* Once a process. LuaJIT's lua_close unloads C modules in its first round of finalizers, while those
  * of requests that finalizers made (what a script left unsent is sent then) come in a second one: the
  * code must still be there. */
@@ -96,6 +108,8 @@ static void init_process(void)
 {
     static const char anchor;
     Dl_info self;
+    pid = getpid();
+    pthread_atfork(NULL, NULL, in_child);
     curl_global_init(CURL_GLOBAL_DEFAULT);
     if (dladdr(&anchor, &self) != 0)
         (void)dlopen(self.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);

@@ -5,6 +5,7 @@
 
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/types.h>
 #include <time.h>
 
 #include "compat.h"
@@ -26,6 +27,9 @@ static inline int64_t lxd_now(void)
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
+
+/* The process that this is, without a system call: every method asks, to see forks. */
+pid_t lxd_pid(void);
 
 /* Makes the metatable of a type: `methods` under __index, `metamethods` beside it. Pushes nothing. */
 void lxd_new_type(lua_State *L, const char *name, const luaL_Reg *methods,

@@ -379,7 +379,7 @@ static int l_engine_submit(lua_State *L)
     lxd_engine_run(e);
     for (int i = 0; i < SUBMIT_TURNS && more_to_send(r); i++) {
         int64_t before = r->source.given;
-        lxd_poller_turn(e->poller);
+        lxd_poller_turn(e->poller, 0);
         if (r->source.given == before) break;
     }
     lxd_poller_settle(e->poller);

@@ -9,6 +9,7 @@
 #include "core.h"
 
 #define DIGITS 15     /* that a double surely holds */
+#define SPARE 512     /* bytes for marks: those of a dozen empty arrays */
 #define DEPTH 1100    /* a little more than lua-cjson lets a tree be */
 #define EXACT 9007199254740992.0 /* 2^53 */
 
@@ -61,6 +62,17 @@ static size_t empty_array(const char *s, size_t n, size_t at)
     return at < n && s[at] == ']' ? at : 0;
 }
 
+/* A buffer for a text and some marks, which is made once if Lua can. */
+static void begin(lua_State *L, luaL_Buffer *b, size_t n)
+{
+#if LUA_VERSION_NUM >= 502
+    luaL_buffinitsize(L, b, n + SPARE);
+#else
+    (void)n;
+    luaL_buffinit(L, b);
+#endif
+}
+
 static int l_core_mark_json(lua_State *L)
 {
     size_t n, length, copied = 0, at = 0;
@@ -83,7 +95,7 @@ static int l_core_mark_json(lua_State *L)
             at++;
             continue;
         }
-        if (!changed) luaL_buffinit(L, &b);
+        if (!changed) begin(L, &b, n);
         changed = true;
         if (long_integer) long_integers = true;
         luaL_addlstring(&b, s + copied, start - copied);

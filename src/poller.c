@@ -57,7 +57,7 @@ static bool open_descriptors(lxd_poller *p)
         errno = error;
         return false;
     }
-    p->pid = getpid();
+    p->pid = lxd_pid();
     p->armed = LXD_NEVER;
     return true;
 }
@@ -65,7 +65,7 @@ static bool open_descriptors(lxd_poller *p)
 /* Lets go of what is the parent's, if there was a fork; nothing that the parent watches changes. */
 void lxd_poller_fork(lxd_poller *p)
 {
-    if (p->epoll < 0 || p->pid == getpid()) return;
+    if (p->epoll < 0 || p->pid == lxd_pid()) return;
     close_descriptors(p);
     for (lxd_engine *e = p->engines; e; e = e->next) lxd_engine_fork(e);
 }
@@ -122,11 +122,12 @@ static void expire(lxd_poller *p)
     p->armed = LXD_NEVER;
 }
 
-/* Advances everything once: what the kernel has events for, and what is due. */
-void lxd_poller_turn(lxd_poller *p)
+/* Advances everything once: what the kernel has events for, within so many milliseconds (-1: as long
+ * as it takes), and what is due. */
+void lxd_poller_turn(lxd_poller *p, int wait)
 {
     struct epoll_event events[BATCH];
-    int n = epoll_wait(p->epoll, events, BATCH, 0);
+    int n = epoll_wait(p->epoll, events, BATCH, wait);
     p->dispatching = true;
     for (int i = 0; i < n; i++) {
         lxd_socket *s = events[i].data.ptr;
@@ -204,12 +205,24 @@ static int l_poller_pollfd(lua_State *L)
     return 1;
 }
 
+/* How long to wait for `seconds` at most, or until something is due; -1: nothing is. */
+static int64_t patience(const lxd_poller *p, lua_Number seconds)
+{
+    int64_t left = seconds > 0 ? seconds < 1e9 ? (int64_t)(seconds * 1e9) : LXD_NEVER : 0;
+    int64_t until = p->due == LXD_NEVER || left == 0 ? LXD_NEVER : p->due - lxd_now();
+    if (until < left) left = until > 0 ? until : 0;
+    return left == LXD_NEVER ? -1 : left;
+}
+
 static int l_poller_step(lua_State *L)
 {
     lxd_poller *p = lxd_poller_check(L, 1);
+    int64_t wait = patience(p, luaL_optnumber(L, 3, 0));
     int n = 0;
     luaL_checktype(L, 2, LUA_TTABLE);
-    lxd_poller_turn(p);
+    /* Rounded up: who comes too early has to come again. */
+    lxd_poller_turn(p, wait < 0 ? -1 : wait < INT64_C(1000000) * INT32_MAX
+        ? (int)((wait + 999999) / 1000000) : INT32_MAX);
     /* Storing an id may collect garbage, whose finalizers may close any request, or this poller. */
     while ((p = to_poller(L, 1)) && p->news) {
         lxd_request *r = p->news;
@@ -227,15 +240,11 @@ static int l_poller_step(lua_State *L)
 static int l_poller_wait(lua_State *L)
 {
     lxd_poller *p = lxd_poller_check(L, 1);
-    lua_Number seconds = luaL_optnumber(L, 2, HUGE_VAL);
+    int64_t left = patience(p, luaL_optnumber(L, 2, HUGE_VAL));
     struct pollfd fd = {.fd = p->epoll, .events = POLLIN};
-    int64_t left = seconds > 0 ? seconds < 1e9 ? (int64_t)(seconds * 1e9) : LXD_NEVER : 0;
-    int64_t until = p->due == LXD_NEVER ? LXD_NEVER : p->due - lxd_now();
-    bool due = until <= left;
-    if (due) left = until > 0 ? until : 0;
     struct timespec t = {.tv_sec = (time_t)(left / 1000000000), .tv_nsec = (long)(left % 1000000000)};
-    int n = left == 0 && due ? 0 : ppoll(&fd, 1, left == LXD_NEVER ? NULL : &t, NULL);
-    lua_pushboolean(L, n > 0 || (n == 0 && due));
+    int n = ppoll(&fd, 1, left < 0 ? NULL : &t, NULL);
+    lua_pushboolean(L, n > 0 || (n == 0 && p->due <= lxd_now()));
     return 1;
 }
 

@@ -47,7 +47,7 @@ bool lxd_poller_use(lxd_poller *p);
 bool lxd_poller_watch(lxd_poller *p, lxd_socket *s, int what);
 void lxd_poller_unwatch(lxd_poller *p, lxd_socket *s);
 void lxd_poller_bury(lxd_poller *p, lxd_socket *s);
-void lxd_poller_turn(lxd_poller *p);
+void lxd_poller_turn(lxd_poller *p, int wait);
 void lxd_poller_settle(lxd_poller *p);
 void lxd_poller_note(lxd_poller *p, struct lxd_request *r);
 void lxd_poller_forget(struct lxd_request *r);

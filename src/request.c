@@ -246,8 +246,8 @@ lxd_request *lxd_request_new(lua_State *L, int options)
         lua_pop(L, 1);
     }
     lua_pop(L, 3);
-    add_header(L, r, "Expect:"); /* a round trip before the body, which no server here needs */
     read_body(L, options, r);
+    if (r->has_body) add_header(L, r, "Expect:"); /* a round trip that no server here needs */
     r->once = flag(L, options, "once");
     r->stream = flag(L, options, "stream");
     if (flag(L, options, "hash") && !lxd_source_hash_files(&r->source))

@@ -134,7 +134,6 @@ static size_t on_head(char *line, size_t one, size_t n, void *arg)
     lxd_request *r = arg;
     n *= one;
     size_t length = n;
-    lxd_engine_touch(r);
     if (r->head_done) return n;
     r->head_bytes += n;
     if (r->head_bytes > HEAD_LIMIT) {
@@ -149,6 +148,7 @@ static size_t on_head(char *line, size_t one, size_t n, void *arg)
         for (size_t i = 1; space && i <= 3 && space + i < line + length; i++)
             r->status = r->status * 10 + (space[i] >= '0' && space[i] <= '9' ? space[i] - '0' : 0);
         r->in_head = true;
+        lxd_engine_touch(r); /* once a head: libcurl hands on its lines in one go */
         lxd_buffer_take(&r->head, r->head.used);
     } else if (length == 0) {
         head_done(r);

@@ -19,6 +19,7 @@ local flow_count = 0
 local sentinel -- collected first when the Lua state closes, see `arm`
 
 local DEFAULT_FLUSH = 30
+local FOREVER = math.huge
 
 ---@class lualxd.condition something that one can wait for; `set` stays true once fired
 ---@field set boolean
@@ -66,8 +67,9 @@ function loop.unwatch(id)
   watched[id] = nil
 end
 
-local function step()
-  local count = poller and poller:step(news) or 0
+-- Tells whom the news concern; waits for some, where `seconds` are given, as long at most.
+local function step(seconds)
+  local count = poller and poller:step(news, seconds) or 0
   for index = 1, count do
     local condition = watched[news[index]]
     news[index] = nil
@@ -77,9 +79,10 @@ local function step()
   end
 end
 
----Everything that can be done now without waiting: news, timers, one round of the tasks that are ready.
-local function turn()
-  step()
+---News, timers, one round of the tasks that are ready.
+---@param seconds number? to wait for news at most; nil: not at all
+local function turn(seconds)
+  step(seconds)
   timers.expire(core.now())
   tasks.round()
 end
@@ -98,30 +101,22 @@ end
 -- Lets time pass until the condition is set, in a context that can't be suspended: the main program,
 -- or a coroutine that the script made itself (whose caller then waits as well).
 local function drive(condition, deadline)
-  while true do
-    turn()
-    if condition.set then
-      return true
-    end
-    local limit
+  loop.poller()
+  while not condition.set do
+    local limit = FOREVER
     if tasks.any_ready() then
       limit = 0
     else
-      local now = core.now()
-      if deadline and deadline <= now then
-        return false
-      end
       local due = timers.next()
-      if due and (not deadline or due < deadline) then
-        limit = math.max(0, due - now)
-      elseif deadline then
-        limit = deadline - now
-      end
+      due = due and deadline and math.min(due, deadline) or due or deadline
+      limit = due and math.max(0, due - core.now()) or FOREVER
     end
-    if limit ~= 0 then
-      poll.wait(loop.poller(), limit)
+    turn(limit)
+    if not condition.set and deadline and deadline <= core.now() then
+      return false
     end
   end
+  return true
 end
 
 local forbidden -- why nothing may wait now, while something must not
