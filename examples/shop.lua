@@ -6,39 +6,43 @@ local lxd = require "lualxd"
 
 local client = assert(lxd.connect())
 local prefix = "lualxd-shop-"
-local image, imported = "busybox", nil
+local image = "busybox"
+local import, there_before
 
 local function title(text)
   print("\n== " .. text)
 end
 
-if arg and arg[1] then
+local function import_image()
   image = prefix .. "image"
   local before = {}
   for _, fingerprint in ipairs(assert(client.images:names())) do
     before[fingerprint] = true
   end
-  imported = assert(client.images:import(arg[1], { alias = image }):wait()).metadata.fingerprint
-  if before[imported] then
-    imported = nil -- somebody else's, which stays; only the name is ours
-  end
+  there_before = before
+  import = client.images:import(arg[1], { alias = image })
+  assert(import:wait())
 end
 
-local shop = { stack = "lualxd-shop", profiles = {}, containers = {} }
-shop.profiles[prefix .. "base"] = {
-  config = { ["limits.memory"] = "256MiB" },
-  devices = { root = { type = "disk", path = "/", pool = assert(client.storage_pools:names())[1] } },
-}
-for i = 1, 3 do
-  shop.containers[prefix .. "web" .. i] = {
-    image = image,
-    profiles = { prefix .. "base" },
-    config = { ["boot.autostart"] = true },
-    state = "running",
-    files = { ["/etc/motd"] = { content = "web server " .. i .. "\n", mode = "0644" } },
-    snapshots = { "pristine" },
-    ready = { exec = { "test", "-e", "/etc/motd" }, timeout = 30 },
+local function declare()
+  local pool = assert(client.storage_pools:names())[1]
+  local shop = { stack = "lualxd-shop", profiles = {}, containers = {} }
+  shop.profiles[prefix .. "base"] = {
+    config = { ["limits.memory"] = "256MiB" },
+    devices = { root = { type = "disk", path = "/", pool = pool } },
   }
+  for i = 1, 3 do
+    shop.containers[prefix .. "web" .. i] = {
+      image = image,
+      profiles = { prefix .. "base" },
+      config = { ["boot.autostart"] = true },
+      state = "running",
+      files = { ["/etc/motd"] = { content = "web server " .. i .. "\n", mode = "0644" } },
+      snapshots = { "pristine" },
+      ready = { exec = { "test", "-e", "/etc/motd" }, timeout = 30 },
+    }
+  end
+  return shop
 end
 
 local function progress(event)
@@ -47,6 +51,10 @@ local function progress(event)
 end
 
 local function show()
+  if arg and arg[1] then
+    import_image()
+  end
+  local shop = declare()
   title "The plan"
   local plan = assert(client:plan(shop))
   print(plan)
@@ -67,15 +75,29 @@ local function show()
   print "  nothing left to do"
 end
 
-local ok, problem = xpcall(show, debug.traceback)
+-- May be run again where it was interrupted.
+local function take_down()
+  title "Taken down"
+  local nothing = { stack = "lualxd-shop" }
+  repeat -- what was under way when the user pressed Ctrl-C may come about meanwhile
+    assert(client:apply(nothing, { prune = true, allow = 4, progress = progress }))
+  until assert(client:plan(nothing, { prune = true, allow = 4 })).empty
+  if import then
+    import:wait()
+    local alias = client.images.aliases(image):get()
+    if alias and there_before[alias.target] then
+      assert(client.images.aliases(image):delete():wait()) -- only the name is ours
+    elseif alias then
+      assert(client.images(alias.target):delete():wait())
+    end
+  end
+end
 
-title "Taken down"
-local nothing = { stack = "lualxd-shop", profiles = {}, containers = {} }
-assert(client:apply(nothing, { prune = true, allow = 4, progress = progress }))
-if imported then
-  assert(client.images(imported):delete():wait())
-elseif arg and arg[1] then
-  assert(client.images.aliases(image):delete():wait())
+local ok, problem = xpcall(show, debug.traceback)
+local gone, why = xpcall(take_down, debug.traceback)
+if not gone then
+  ok, problem = false, why
+  assert(xpcall(take_down, debug.traceback))
 end
 client:close()
 if not ok then

@@ -170,9 +170,13 @@ function apply.run(planned, this, settings)
     end
   end
   if self.left > 0 then
-    task.run(function()
+    local ok, problem = pcall(task.run, function()
       self:pump()
     end)
+    if not ok then
+      self.parallel = 0 -- a script that is interrupted, or a `progress` that raises: begin no more
+      error(problem, 0)
+    end
   end
   return self.report
 end
