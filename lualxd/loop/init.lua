@@ -103,10 +103,8 @@ end
 local function drive(condition, deadline)
   loop.poller()
   while not condition.set do
-    local limit = FOREVER
-    if tasks.any_ready() then
-      limit = 0
-    else
+    local limit = 0
+    if not tasks.any_ready() then
       local due = timers.next()
       due = due and deadline and math.min(due, deadline) or due or deadline
       limit = due and math.max(0, due - core.now()) or FOREVER
