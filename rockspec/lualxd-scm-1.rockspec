@@ -70,6 +70,7 @@ build = {
         "src/core.c",
         "src/endpoint.c",
         "src/engine.c",
+        "src/identity.c",
         "src/json.c",
         "src/poller.c",
         "src/request.c",

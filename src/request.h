@@ -50,6 +50,8 @@ typedef struct lxd_request {
     /* under way */
     CURL *easy;                  /* owned; NULL unless active */
     curl_socket_t fd;            /* the socket that libcurl last wanted watched for it */
+    bool shared;                 /* its connection carries others at the same time */
+    int64_t uploaded;            /* bytes that libcurl had sent when that was last looked at */
     int64_t touched;             /* when there was progress last */
     int socket_error;            /* errno of a socket that couldn't be made */
     lxd_handshake handshake;     /* with the server, where there was one */
