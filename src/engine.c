@@ -164,12 +164,14 @@ void lxd_engine_end(lxd_request *r)
     if (r->easy) {
         lxd_transfer_harvest(r);
         curl_multi_remove_handle(e->multi, r->easy);
-        if (r->kind == LXD_NO_FAILURE && e->spares < e->connections) {
+        /* A transfer that ends on a connection which others still use keeps its buffer, too. */
+        bool clean = r->kind == LXD_NO_FAILURE && !(r->shared && e->actives > 0);
+        if (clean && e->spares < e->connections) {
             curl_easy_reset(r->easy);
             e->spare[e->spares++] = r->easy;
         } else {
-            /* Not to be used again after a failure: a reset leaves the buffer of a transfer that
-             * broke off, and libcurl then refuses CURLOPT_BUFFERSIZE. */
+            /* Not to be used again: a reset leaves the buffer of a transfer that broke off, and
+             * libcurl then refuses CURLOPT_BUFFERSIZE. */
             curl_easy_cleanup(r->easy);
         }
         r->easy = NULL;
