@@ -188,16 +188,19 @@ local function stream_body(this, sink)
     return ok and true, err
   end
   local over
+  this:hold(false) -- between two pieces it is the caller's alone, who may forget it
   return function()
     if over then
       return nil, over.err
     end
+    this:hold(true)
     local piece = read_piece(this)
     if not piece then
       local _, err = close_stream(this)
       over = { err = err }
       return nil, err
     end
+    this:hold(false)
     return piece
   end
 end

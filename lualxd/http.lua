@@ -262,6 +262,19 @@ function exchange:observe(period, f)
   end
 end
 
+---Whether the loop holds on to it: it must while anybody waits for its news. What nobody holds is cancelled when
+---it is collected.
+---@param on boolean
+function exchange:hold(on)
+  if self.id then
+    if on then
+      loop.watch(self.id, self)
+    else
+      loop.unwatch(self.id)
+    end
+  end
+end
+
 ---Waits until there is news of the request (bytes, room, the end).
 function exchange:await_news()
   self.set = false

@@ -293,9 +293,12 @@ static CURLcode on_context(CURL *easy, void *context, void *arg)
         if (code_ != CURLE_OK) return code_;                                                       \
     } while (0)
 
-static CURLcode apply_tls(lxd_endpoint *p, CURL *easy, lxd_handshake *h, bool upgrade)
+static CURLcode apply_tls(lxd_endpoint *p, CURL *easy, lxd_handshake *h, lxd_use use)
 {
-    SET(CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
+    /* Both mean the same, but libcurl keeps what was asked for apart, and so doesn't hand a request
+     * for HTTP/1.1 an idle connection that speaks HTTP/2. */
+    long newest = use == LXD_ANY ? CURL_SSLVERSION_MAX_DEFAULT : CURL_SSLVERSION_MAX_TLSv1_3;
+    SET(CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2 | newest);
     SET(CURLOPT_SSL_VERIFYPEER, 1L);
     /* A pinned certificate is right whatever name it has. */
     SET(CURLOPT_SSL_VERIFYHOST, p->pinned ? 0L : 2L);
@@ -311,24 +314,21 @@ static CURLcode apply_tls(lxd_endpoint *p, CURL *easy, lxd_handshake *h, bool up
     }
     SET(CURLOPT_SSL_CTX_FUNCTION, on_context);
     SET(CURLOPT_SSL_CTX_DATA, h);
-    if (upgrade) {
-        SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
-        SET(CURLOPT_FRESH_CONNECT, 1L);
-    } else {
-        SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_2TLS);
-        SET(CURLOPT_PIPEWAIT, 1L); /* for a connection that may carry this request, too */
-    }
+    SET(CURLOPT_HTTP_VERSION,
+        (long)(use == LXD_ANY ? CURL_HTTP_VERSION_2TLS : CURL_HTTP_VERSION_1_1));
+    if (use == LXD_ANY) SET(CURLOPT_PIPEWAIT, 1L); /* for a connection that may carry it, too */
+    if (use == LXD_UPGRADE) SET(CURLOPT_FRESH_CONNECT, 1L);
     return CURLE_OK;
 }
 
-CURLcode lxd_endpoint_apply(lxd_endpoint *p, CURL *easy, lxd_handshake *h, bool upgrade)
+CURLcode lxd_endpoint_apply(lxd_endpoint *p, CURL *easy, lxd_handshake *h, lxd_use use)
 {
     h->endpoint = p;
     SET(CURLOPT_NOSIGNAL, 1L);
     SET(CURLOPT_PROTOCOLS_STR, p->tls ? "https" : "http");
     SET(CURLOPT_PROXY, "");
     if (p->path) SET(CURLOPT_UNIX_SOCKET_PATH, p->path);
-    if (p->tls) return apply_tls(p, easy, h, upgrade);
+    if (p->tls) return apply_tls(p, easy, h, use);
     SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
     return CURLE_OK;
 }

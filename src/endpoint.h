@@ -33,10 +33,16 @@ const char *lxd_endpoint_path(const lxd_endpoint *p);
 /* Pushes the PEM text of the certificate that was accepted last; nil before. */
 void lxd_endpoint_push_server(lua_State *L, const lxd_endpoint *p);
 
-/* Tells an easy handle how to reach the server: socket or TLS, no proxy, the version of HTTP: the
- * best that the server has, or 1.1 on a connection of its own, without which there is no upgrade to a
- * WebSocket. The handle's URL, callbacks and sockets are its owner's. */
-CURLcode lxd_endpoint_apply(lxd_endpoint *p, CURL *easy, lxd_handshake *h, bool upgrade);
+/* What a connection over TLS is for; on a unix socket all is HTTP/1.1. */
+typedef enum lxd_use {
+    LXD_ANY,     /* HTTP/2 where the server has it: one connection for any number of requests */
+    LXD_UPGRADE, /* HTTP/1.1 on a new connection: what a WebSocket begins with */
+    LXD_STREAM,  /* HTTP/1.1: libcurl lets an HTTP/2 server send 32 MiB to a reader who has paused */
+} lxd_use;
+
+/* Tells an easy handle how to reach the server: socket or TLS, no proxy, the version of HTTP. The
+ * handle's URL, callbacks and sockets are its owner's. */
+CURLcode lxd_endpoint_apply(lxd_endpoint *p, CURL *easy, lxd_handshake *h, lxd_use use);
 
 /* Whether the connection that a request is about to be sent on carries others at the same time. */
 bool lxd_endpoint_shares(const lxd_endpoint *p, CURL *easy);
