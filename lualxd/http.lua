@@ -73,6 +73,7 @@ local meta = { __name = "lualxd.exchange", __index = exchange }
 ---@field length integer?
 ---@field etag string?
 ---@field stream boolean?
+---@field brief boolean? a stream that is cut off soon: not worth a connection of its own
 ---@field limit integer?
 ---@field hash boolean?
 ---@field timeout number?
@@ -82,7 +83,7 @@ local meta = { __name = "lualxd.exchange", __index = exchange }
 ---@field object boolean? an answer whose metadata is no table is `protocol`
 
 -- Settings that few requests have.
-local RARE = { "length", "limit", "hash", "timeout" }
+local RARE = { "length", "limit", "hash", "timeout", "brief" }
 
 local function headers_of(settings)
   local headers = settings.headers

@@ -250,6 +250,7 @@ lxd_request *lxd_request_new(lua_State *L, int options)
     if (r->has_body) add_header(L, r, "Expect:"); /* a round trip that no server here needs */
     r->once = flag(L, options, "once");
     r->stream = flag(L, options, "stream");
+    r->brief = flag(L, options, "brief");
     if (flag(L, options, "hash") && !lxd_source_hash_files(&r->source))
         luaL_error(L, "not enough memory");
     read_numbers(L, options, r);

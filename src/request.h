@@ -45,6 +45,7 @@ typedef struct lxd_request {
     lxd_source source;           /* the body */
     bool once;                   /* must not reach the server twice */
     bool stream;                 /* the answer's body is taken piece by piece */
+    bool brief;                  /* a stream that its reader will cut off soon */
     size_t limit;                /* bytes of an answer in memory */
     int64_t timeout;             /* nanoseconds without progress; 0: no limit */
     /* under way */

@@ -218,8 +218,8 @@ CURLcode lxd_transfer_setup(lxd_request *r)
     bool head = strcmp(r->method, "HEAD") == 0;
     SET(CURLOPT_PRIVATE, r);
     SET(CURLOPT_ERRORBUFFER, r->words);
-    CURLcode code =
-        lxd_endpoint_apply(e->endpoint, easy, &r->handshake, r->stream ? LXD_STREAM : LXD_ANY);
+    lxd_use use = r->stream && !r->brief ? LXD_STREAM : LXD_ANY;
+    CURLcode code = lxd_endpoint_apply(e->endpoint, easy, &r->handshake, use);
     if (code != CURLE_OK) return code;
     SET(CURLOPT_PATH_AS_IS, 1L);
     SET(CURLOPT_DISALLOW_USERNAME_IN_URL, 1L);
