@@ -170,11 +170,9 @@ function remotes.find(name)
     return problem("unsupported", name, "it asks for authentication by " .. remote.auth_type)
   end
   local settings = { project = remote.project ~= "" and remote.project or nil }
-  local socket = address:match("^unix:/*(/.*)$")
-  if socket then
-    settings.socket = socket
-    return settings
-  elseif address == "unix://" or address == "unix:" then
+  local path = address:match("^unix:/*(.*)$")
+  if path then -- without one it is the usual socket
+    settings.socket = path ~= "" and "/" .. path or nil
     return settings
   end
   settings.url = address
