@@ -1,14 +1,14 @@
--- One server: finding its socket, the handshake, scopes, and the request that has no name yet.
+-- One server: connecting, scopes, and the request that has no name yet.
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
-local core = require "lualxd.core"
-local errors = require "lualxd.error"
 local http = require "lualxd.http"
 local json = require "lualxd.json"
 local loop = require "lualxd.loop"
 local operation = require "lualxd.operation"
 local options = require "lualxd.options"
 local outcome = require "lualxd.outcome"
+local place = require "lualxd.place"
 local tree = require "lualxd.tree"
+local trust = require "lualxd.trust"
 
 local client = {}
 
@@ -49,105 +49,37 @@ local function new(scope)
   return setmetatable({ _scope = scope }, meta)
 end
 
--- In this order, the first that is there.
-local function candidates()
-  local list = {}
-  for _, path in ipairs {
-    os.getenv("LXD_SOCKET") or "",
-    os.getenv("LXD_DIR") and os.getenv("LXD_DIR") .. "/unix.socket" or "",
-    "/var/snap/lxd/common/lxd/unix.socket",
-    "/var/lib/lxd/unix.socket",
-    "/var/lib/incus/unix.socket",
-  } do
-    if path ~= "" then
-      list[#list + 1] = path
-    end
-  end
-  return list
-end
-
--- Whether something is there, be it for us or not: to open a socket as a file fails, but otherwise.
-local function is_there(path)
-  local file, message = io.open(path, "rb")
-  if file then
-    file:close()
-    return true
-  end
-  return not message:find("No such file", 1, true) and not message:find("Not a directory", 1, true)
-end
-
-local function find_socket()
-  local list = candidates()
-  for _, path in ipairs(list) do
-    if core.is_socket(path) then
-      return path
-    end
-  end
-  for _, path in ipairs(list) do
-    if is_there(path) then
-      return path -- to be refused with a reason
-    end
-  end
-  return nil, errors.new("connect", {
-    tried = "connect",
-    message = "no LXD socket is there: " .. table.concat(list, ", "),
-    hint = "is LXD running? Another place is told by { socket = path } or $LXD_SOCKET",
-  })
-end
-
 local CONNECT = {
-  socket = "string", project = "string", target = "string", connections = "integer",
-  timeout = "seconds", trace = "callable",
+  socket = "string", url = "string", remote = "string", cert = "string", key = "string",
+  server_cert = "string", ca = "string", token = "string", password = "string",
+  project = "string", target = "string", connections = "integer", timeout = "seconds",
+  trace = "callable",
 }
 
-local function pollable_of(poller)
-  return {
-    pollfd = function()
-      return poller:pollfd()
-    end,
-    events = function()
-      return "r"
-    end,
-    timeout = function()
-      return loop.next_timeout()
-    end,
-    step = function()
-      loop.turn()
-    end,
-  }
-end
-
-local function has(link, extension)
-  return link.extensions[extension] == true
-end
-
--- `GET /1.0`, whose answer must be LXD's.
-local function shake_hands(link)
-  local answer, err = http.ask({ link = link }, "GET", "/1.0", { tried = "connect" })
-  if not answer then
-    return nil, err
+-- The first of several places that lets us in.
+local function open_first(places, settings, how)
+  local self, err
+  local tried = {}
+  for _, at in ipairs(places) do
+    self, err = trust.open(at, settings, how)
+    if self or err.kind ~= "connect" and err.kind ~= "tls" and err.kind ~= "timeout" then
+      return self, err
+    end
+    tried[#tried + 1] = at.where
   end
-  local server = answer.data
-  if type(server) ~= "table" or type(server.api_version) ~= "string" then
-    return nil, errors.new("protocol", {
-      tried = "connect",
-      message = "what answers at " .. link.where .. " is not LXD",
-    })
+  if #tried > 1 then
+    err.hint = "tried " .. table.concat(tried, ", ")
   end
-  link.server = server
-  link.trusted = server.auth == "trusted"
-  link.extensions = {}
-  local extensions = type(server.api_extensions) == "table" and server.api_extensions or {}
-  for _, name in ipairs(extensions) do
-    link.extensions[name] = true
-  end
-  return true
+  return nil, err
 end
 
 ---Connects to a server: reads `GET /1.0`.
----@param settings table? `socket`: path of its unix socket (else `$LXD_SOCKET`, `$LXD_DIR/unix.socket`, the usual
----places); `project`, `target`: the scope; `connections`: requests at once (8); `timeout`: seconds without any
----progress of a request (30); `trace(method, path, status, seconds)`: is told of every request
+---@param settings table? where: `socket`: path of its unix socket, or `url`: `https://host:8443`, or `remote`: one of
+---`lxc` (else `$LXD_SOCKET`, `$LXD_DIR/unix.socket`, the usual places); who we are: `cert`, `key` (PEM text or a
+---path); who it is: `server_cert` (PEM text, a path or a SHA-256: this certificate and no other) or `ca`; `token` or
+---`password`: joins the server first if it doesn't trust us yet; `project`, `target`: the scope; `connections`:
+---requests at once (8); `timeout`: seconds without any progress of a request (30);
+---`trace(method, path, status, seconds)`: is told of every request
 ---@return lualxd.client?
 ---@return lualxd.error? err
 function client.connect(settings)
@@ -157,48 +89,24 @@ function client.connect(settings)
   elseif settings.timeout == 0 then
     error("lxd.connect: option 'timeout' must be more than 0", 2)
   end
-  local path = settings.socket
-  if not path then
-    local err
-    path, err = find_socket()
-    if not path then
-      return nil, err
-    end
+  place.check(settings, "lxd.connect")
+  local how, err = trust.how(settings, "connect")
+  if not how then
+    return nil, err
   end
-  local poller = loop.poller()
-  local link = {
-    base = "http://lxd",
-    where = path,
-    timeout = settings.timeout or 30,
-    connections = settings.connections or 8,
-    trace = settings.trace,
-    server = nil,
-    trusted = nil,
-    extensions = {},
-    waits = 0, -- connections that hold a `/wait`
-    line = {}, -- who would like to
-    editing = {}, -- path -> condition of the edit that is under way
-    pollable = pollable_of(poller),
+  local places, self
+  places, err = place.find(settings, how.token)
+  if places then
+    self, err = open_first(places, settings, how)
+  end
+  if not self then
+    return nil, err
+  end
+  return new {
+    link = self,
+    project = settings.project or places[1].project,
+    target = settings.target,
   }
-  link.has = function(extension)
-    return has(link, extension)
-  end
-  local engine, message = core.engine(poller, {
-    unix = path,
-    connections = link.connections,
-    timeout = link.timeout,
-  })
-  if not engine then
-    return nil, errors.new("failed", { tried = "connect", message = message })
-  end
-  link.engine = engine
-  local ok, problem = shake_hands(link)
-  if not ok then
-    link.engine = nil
-    engine:close()
-    return nil, problem
-  end
-  return new { link = link, project = settings.project, target = settings.target }
 end
 
 ---The same connections, another project.
@@ -224,7 +132,7 @@ end
 ---@return boolean
 function methods:has(extension)
   options.argument(extension, "string", "client:has: extension")
-  return has(self._scope.link, extension)
+  return self._scope.link.has(extension)
 end
 
 for _, name in ipairs { "get", "put", "patch", "update" } do
@@ -280,16 +188,19 @@ local function stream_body(this, sink)
     return ok and true, err
   end
   local over
+  this:hold(false) -- between two pieces it is the caller's alone, who may forget it
   return function()
     if over then
       return nil, over.err
     end
+    this:hold(true)
     local piece = read_piece(this)
     if not piece then
       local _, err = close_stream(this)
       over = { err = err }
       return nil, err
     end
+    this:hold(false)
     return piece
   end
 end

@@ -12,6 +12,8 @@ local errors = {}
 ---@field tried string? what was tried, in words: `create container web`
 ---@field hint string? what to do about it
 ---@field extension string? of `unsupported`: the API extension that the server lacks
+---@field certificate string? of `tls`: the certificate of a server that was refused, as PEM text
+---@field fingerprint string? of `tls`: its SHA-256
 ---@field errors table? of `many` and of `invalid` declarations
 ---@field results table? of `many`: what did succeed, indexed as the input
 ---@field operation table? of a failed operation: its last data

@@ -13,6 +13,8 @@ local http = {}
 ---@field engine lualxd.core.engine? nil after `close`
 ---@field base string scheme and host of every URL
 ---@field where string the server, for people
+---@field identity table? what our certificate says
+---@field advice string? what to do when the server doesn't trust us
 ---@field timeout number seconds
 ---@field trace function?
 ---@field trusted boolean?
@@ -71,6 +73,7 @@ local meta = { __name = "lualxd.exchange", __index = exchange }
 ---@field length integer?
 ---@field etag string?
 ---@field stream boolean?
+---@field brief boolean? a stream that is cut off soon: not worth a connection of its own
 ---@field limit integer?
 ---@field hash boolean?
 ---@field timeout number?
@@ -80,7 +83,7 @@ local meta = { __name = "lualxd.exchange", __index = exchange }
 ---@field object boolean? an answer whose metadata is no table is `protocol`
 
 -- Settings that few requests have.
-local RARE = { "length", "limit", "hash", "timeout" }
+local RARE = { "length", "limit", "hash", "timeout", "brief" }
 
 local function headers_of(settings)
   local headers = settings.headers
@@ -167,13 +170,26 @@ local FAILURES = {
     if failure.errno == ERRNO_EACCES or failure.errno == ERRNO_EPERM then
       hint = "this user may not use the socket; is it in LXD's group?"
     else
-      hint = "is LXD running, and is this where it listens?"
+      hint = "is LXD running, and is this where it listens"
+        .. (link.base:find("^https") and " (lxc config set core.https_address :8443)?" or "?")
     end
     return "connect", "no connection to " .. link.where .. ": " .. failure.message, hint
   end,
   lost = function(failure, link)
     return "connect", "the connection to " .. link.where .. " ended before an answer: "
       .. failure.message
+  end,
+  tls = function(failure, link)
+    local hints = {
+      pin = "it is another server, or it has a new certificate: ask its administrator",
+      ca = "if its administrator tells this fingerprint, give it as server_cert (or give the CA as ca): "
+        .. (failure.fingerprint or "?"),
+      date = "it needs a new certificate; to accept exactly this one, give its fingerprint as server_cert",
+      name = "connect by a name that is in its certificate; to accept exactly this one, give its"
+        .. " fingerprint as server_cert",
+    }
+    return "tls", "no TLS with " .. link.where .. ": " .. failure.message,
+      hints[failure.reason] or "is this the HTTPS port of LXD?"
   end,
   file = function(failure)
     local kinds = { [ERRNO_ENOENT] = "not_found", [ERRNO_EACCES] = "forbidden" }
@@ -197,7 +213,12 @@ local function describe(this, failure)
       message = message .. "; the server may have got the request",
     })
   end
-  return this:fail(kind, { message = message, hint = hint })
+  return this:fail(kind, {
+    message = message,
+    hint = hint,
+    certificate = failure.certificate,
+    fingerprint = failure.fingerprint,
+  })
 end
 
 ---Waits for the end.
@@ -239,6 +260,19 @@ function exchange:observe(period, f)
     self.set = false
     loop.await(self, core.now() + period)
     f(self.request:progress())
+  end
+end
+
+---Whether the loop holds on to it: it must while anybody waits for its news. What nobody holds is cancelled when
+---it is collected.
+---@param on boolean
+function exchange:hold(on)
+  if self.id then
+    if on then
+      loop.watch(self.id, self)
+    else
+      loop.unwatch(self.id)
+    end
   end
 end
 
@@ -330,6 +364,19 @@ end
 ---@field data any the envelope's `metadata`
 ---@field async boolean? `data` is an operation that goes on in the background
 
+-- LXD says no more than "not authorized", to whom it doesn't trust and to whom it trusts for some projects only
+-- (5.0.2, tried).
+local function advised(link, err)
+  if err.kind == "untrusted" then
+    err.hint = link.advice or err.hint
+  elseif err.code == 403 and link.identity then
+    err.hint = "this client's certificate is restricted to some projects (name one: option project, or"
+      .. " client:project), or it isn't trusted any more; see lxc config trust edit "
+      .. link.identity.fingerprint:sub(1, 12)
+  end
+  return err
+end
+
 ---What an answer means: LXD's envelope opened, its errors told.
 ---@param this lualxd.exchange
 ---@param status integer
@@ -364,11 +411,11 @@ function http.read(this, status, head, body, raw)
       code = status >= 400 and status
         or type(envelope.error_code) == "number" and envelope.error_code or status
     end
-    return nil, errors.answer(code, message, {
+    return nil, advised(this.link, errors.answer(code, message, {
       request = this.method .. " " .. this.path:gsub("%?.*", ""),
       tried = this.tried,
       trusted = this.link.trusted,
-    })
+    }))
   end
   if type(envelope) == "table" and type(envelope.type) == "string" then
     answer.data = envelope.metadata

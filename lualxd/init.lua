@@ -5,6 +5,7 @@ local json = require "lualxd.json"
 local operation = require "lualxd.operation"
 local reconcile = require "lualxd.reconcile"
 local task = require "lualxd.task"
+local trust = require "lualxd.trust"
 local words = require "lualxd.words"
 
 local lxd = {
@@ -12,6 +13,8 @@ local lxd = {
   _VERSION = "0.1.0",
 
   connect = client.connect,
+  identity = trust.identity,
+  trust = trust.trust,
 
   run = task.run,
   spawn = task.spawn,

@@ -304,8 +304,9 @@ function methods:wait(timeout)
   end
   if not this.done then
     this.waiting = this.waiting + 1
+    local ended = this.ended -- of now: a follower that fails at once replaces it
     ensure_follower(this)
-    local came = loop.await(this.ended, deadline)
+    local came = loop.await(ended, deadline)
     this.waiting = this.waiting - 1
     if not came then
       return timed_out(this)

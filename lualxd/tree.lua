@@ -11,6 +11,7 @@ local loop = require "lualxd.loop"
 local operation = require "lualxd.operation"
 local options = require "lualxd.options"
 local outcome = require "lualxd.outcome"
+local trust = require "lualxd.trust"
 local words = require "lualxd.words"
 
 local tree = {}
@@ -47,7 +48,10 @@ local KINDS = {
     path = "projects", one = "project", extension = "projects",
     reads = { state = "project_usage" },
   },
-  certificates = { path = "certificates", one = "certificate", key = "fingerprint" },
+  certificates = {
+    path = "certificates", one = "certificate", key = "fingerprint",
+    collections = { token = trust.token },
+  },
   operations = { path = "operations", one = "operation", key = "id", by_status = true },
   warnings = { path = "warnings", one = "warning", key = "uuid", extension = "warnings" },
 }

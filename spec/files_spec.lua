@@ -91,6 +91,21 @@ describe("files", function()
     end)
   end)
 
+  it("stream until the one who reads forgets about it", function()
+    assert(files:write("/tmp/forgotten", ("y"):rep(8000000)):wait())
+    local path = "/1.0/containers/" .. name .. "/files"
+    local function begin()
+      local response = assert(client:request("GET", path, {
+        query = { path = "/tmp/forgotten" }, stream = true,
+      }))
+      assert(response.body())
+    end
+    begin()
+    collectgarbage()
+    collectgarbage()
+    assert.are.equal(0, (client._scope.link.engine:count()))
+  end)
+
   it("stream as the body of any request", function()
     assert(files:write("/tmp/stream", ("y"):rep(500000)):wait())
     local path, query = "/1.0/containers/" .. name .. "/files", { path = "/tmp/stream" }

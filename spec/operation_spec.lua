@@ -76,6 +76,17 @@ describe("operation:wait", function()
     assert(server.look("/1.0/containers/" .. name))
   end)
 
+  it("fails when its client was closed, instead of waiting for ever", function()
+    local other = server.connect()
+    local response = assert(other:request("POST", "/1.0/containers", {
+      json = { name = server.name "c", source = server.source },
+    }))
+    other:close()
+    local data, err = response.operation:wait(5)
+    assert.is_nil(data)
+    assert.are.equal("cancelled", err.kind)
+  end)
+
   it("is answered for many at once over few connections", function()
     local ops = {}
     for i = 1, 12 do

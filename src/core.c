@@ -127,5 +127,6 @@ int luaopen_lualxd_core(lua_State *L)
     lualxd_open_engine(L);
     lualxd_open_request(L);
     lualxd_open_json(L);
+    lualxd_open_identity(L);
     return 1;
 }

@@ -44,5 +44,6 @@ void lualxd_open_poller(lua_State *L);
 void lualxd_open_engine(lua_State *L);
 void lualxd_open_request(lua_State *L);
 void lualxd_open_json(lua_State *L);
+void lualxd_open_identity(lua_State *L);
 
 #endif

@@ -138,6 +138,7 @@ static bool make_multi(lxd_engine *e)
     curl_multi_setopt(e->multi, CURLMOPT_TIMERFUNCTION, on_timer);
     curl_multi_setopt(e->multi, CURLMOPT_TIMERDATA, e);
     curl_multi_setopt(e->multi, CURLMOPT_MAXCONNECTS, e->connections);
+    curl_multi_setopt(e->multi, CURLMOPT_MAX_CONCURRENT_STREAMS, e->connections);
     return true;
 }
 
@@ -163,12 +164,14 @@ void lxd_engine_end(lxd_request *r)
     if (r->easy) {
         lxd_transfer_harvest(r);
         curl_multi_remove_handle(e->multi, r->easy);
-        if (r->kind == LXD_NO_FAILURE && e->spares < e->connections) {
+        /* A transfer that ends on a connection which others still use keeps its buffer, too. */
+        bool clean = r->kind == LXD_NO_FAILURE && !(r->shared && e->actives > 0);
+        if (clean && e->spares < e->connections) {
             curl_easy_reset(r->easy);
             e->spare[e->spares++] = r->easy;
         } else {
-            /* Not to be used again after a failure: a reset leaves the buffer of a transfer that
-             * broke off, and libcurl then refuses CURLOPT_BUFFERSIZE. */
+            /* Not to be used again: a reset leaves the buffer of a transfer that broke off, and
+             * libcurl then refuses CURLOPT_BUFFERSIZE. */
             curl_easy_cleanup(r->easy);
         }
         r->easy = NULL;
@@ -246,9 +249,21 @@ void lxd_engine_event(lxd_socket *s, int what)
 {
     lxd_engine *e = s->engine;
     for (lxd_request *r = e->active; r; r = r->next)
-        if (r->fd == s->fd) lxd_engine_touch(r);
+        if (r->fd == s->fd && !r->shared) lxd_engine_touch(r);
     int in = what & LXD_IN ? CURL_CSELECT_IN : 0;
     call(e, s->fd, in | (what & LXD_OUT ? CURL_CSELECT_OUT : 0));
+}
+
+/* Whether libcurl has sent of its body since the last look: on a connection with others, what the
+ * kernel says is no news of this one. */
+static bool uploads(lxd_request *r)
+{
+    curl_off_t sent = 0;
+    if (!r->shared || !r->easy) return false;
+    curl_easy_getinfo(r->easy, CURLINFO_SIZE_UPLOAD_T, &sent);
+    if (sent <= r->uploaded) return false;
+    r->uploaded = sent;
+    return true;
 }
 
 /* Ends requests that have made no progress for their time; those that wait for us have none. */
@@ -260,6 +275,7 @@ static void check_idle(lxd_engine *e, int64_t now)
         next = r->next;
         if (r->timeout == 0 || r->recv_paused || r->send_paused) continue;
         int64_t at = r->touched + r->timeout;
+        if (at <= now && uploads(r)) at = (r->touched = now) + r->timeout;
         if (at > now) {
             if (at < e->idle_at) e->idle_at = at;
         } else {
@@ -400,6 +416,12 @@ static int l_engine_connects(lua_State *L)
     return 1;
 }
 
+static int l_engine_certificate(lua_State *L)
+{
+    lxd_endpoint_push_server(L, check_engine(L, 1)->endpoint);
+    return 1;
+}
+
 static int l_engine_close(lua_State *L)
 {
     handle *h = luaL_checkudata(L, 1, LXD_ENGINE);
@@ -471,8 +493,8 @@ static int l_core_engine(lua_State *L)
 
 static const luaL_Reg methods[] = {
     {"submit", l_engine_submit},     {"count", l_engine_count},
-    {"connects", l_engine_connects}, {"close", l_engine_close},
-    {NULL, NULL},
+    {"connects", l_engine_connects}, {"certificate", l_engine_certificate},
+    {"close", l_engine_close},       {NULL, NULL},
 };
 
 static const luaL_Reg metamethods[] = {

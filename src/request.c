@@ -250,6 +250,7 @@ lxd_request *lxd_request_new(lua_State *L, int options)
     if (r->has_body) add_header(L, r, "Expect:"); /* a round trip that no server here needs */
     r->once = flag(L, options, "once");
     r->stream = flag(L, options, "stream");
+    r->brief = flag(L, options, "brief");
     if (flag(L, options, "hash") && !lxd_source_hash_files(&r->source))
         luaL_error(L, "not enough memory");
     read_numbers(L, options, r);
@@ -279,23 +280,30 @@ static int l_request_head(lua_State *L)
     return done(h, 2);
 }
 
-static void push_failure(lua_State *L, const lxd_request *r)
+static void push_failure(lua_State *L, lxd_request *r)
 {
+    const char *reason;
+    lxd_handshake_refusal(&r->handshake, &reason);
     char message[sizeof r->message];
     const char *kind = kinds[r->kind];
     bool unsure = r->unsure;
     int error = r->error;
-    memcpy(message, r->message, sizeof message); /* r may be closed by what the next lines collect */
-    lua_createtable(L, 0, 4);
+    memcpy(message, r->message, sizeof message);
+    lua_createtable(L, 0, 7);
     lua_pushstring(L, kind);
     lua_setfield(L, -2, "kind");
     lua_pushstring(L, message);
     lua_setfield(L, -2, "message");
     lua_pushboolean(L, unsure);
     lua_setfield(L, -2, "unsure");
-    if (error == 0) return;
-    lua_pushinteger(L, error);
-    lua_setfield(L, -2, "errno");
+    if (error != 0) {
+        lua_pushinteger(L, error);
+        lua_setfield(L, -2, "errno");
+    }
+    if (r->kind != LXD_TLS || !reason) return;
+    lua_pushstring(L, reason);
+    lua_setfield(L, -2, "reason");
+    lxd_handshake_push_refused(L, &r->handshake);
 }
 
 static int l_request_result(lua_State *L)
@@ -303,14 +311,15 @@ static int l_request_result(lua_State *L)
     lxd_request *r = check_request(L, 1);
     handle *h = to_request(L, 1);
     if (r->state != LXD_DONE) return 0;
+    bool stream = r->stream, was = h->busy;
+    h->busy = true; /* for all that is pushed */
     if (r->kind != LXD_NO_FAILURE) {
         lua_pushnil(L);
         push_failure(L, r);
-        return 2;
+        h->busy = was;
+        return done(h, 2);
     }
-    bool stream = r->stream, was = h->busy;
     lua_pushinteger(L, r->status);
-    h->busy = true; /* for both strings */
     push_bytes(L, h, &r->head, r->head.used);
     if (!stream) push_bytes(L, h, &r->body, r->body.used);
     h->busy = was;

@@ -45,11 +45,14 @@ typedef struct lxd_request {
     lxd_source source;           /* the body */
     bool once;                   /* must not reach the server twice */
     bool stream;                 /* the answer's body is taken piece by piece */
+    bool brief;                  /* a stream that its reader will cut off soon */
     size_t limit;                /* bytes of an answer in memory */
     int64_t timeout;             /* nanoseconds without progress; 0: no limit */
     /* under way */
     CURL *easy;                  /* owned; NULL unless active */
     curl_socket_t fd;            /* the socket that libcurl last wanted watched for it */
+    bool shared;                 /* its connection carries others at the same time */
+    int64_t uploaded;            /* bytes that libcurl had sent when that was last looked at */
     int64_t touched;             /* when there was progress last */
     int socket_error;            /* errno of a socket that couldn't be made */
     lxd_handshake handshake;     /* with the server, where there was one */

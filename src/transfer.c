@@ -31,12 +31,16 @@ static const struct meaning {
     {CURLE_COULDNT_CONNECT, LXD_CONNECT, LXD_CONNECT},
     {CURLE_SSL_CONNECT_ERROR, LXD_TLS, LXD_TLS},
     {CURLE_PEER_FAILED_VERIFICATION, LXD_TLS, LXD_TLS},
+    {CURLE_SSL_CACERT_BADFILE, LXD_TLS, LXD_TLS},
+    {CURLE_SSL_CERTPROBLEM, LXD_TLS, LXD_TLS},
     {CURLE_OPERATION_TIMEDOUT, LXD_TIMEOUT, LXD_TIMEOUT},
     {CURLE_GOT_NOTHING, LXD_LOST, LXD_PROTOCOL},
     {CURLE_PARTIAL_FILE, LXD_LOST, LXD_PROTOCOL},
     {CURLE_RECV_ERROR, LXD_LOST, LXD_PROTOCOL},
     {CURLE_SEND_ERROR, LXD_LOST, LXD_PROTOCOL},
     {CURLE_SEND_FAIL_REWIND, LXD_LOST, LXD_LOST},
+    {CURLE_HTTP2, LXD_LOST, LXD_PROTOCOL},
+    {CURLE_HTTP2_STREAM, LXD_LOST, LXD_PROTOCOL},
     {CURLE_WEIRD_SERVER_REPLY, LXD_PROTOCOL, LXD_PROTOCOL},
     {CURLE_FILESIZE_EXCEEDED, LXD_PROTOCOL, LXD_PROTOCOL},
 };
@@ -72,6 +76,7 @@ static int on_send(void *arg, char *ip, char *local_ip, int port, int local_port
         return CURL_PREREQFUNC_ABORT;
     }
     r->attempts++;
+    r->shared = lxd_endpoint_shares(r->engine->endpoint, r->easy);
     long connects = 0;
     curl_easy_getinfo(r->easy, CURLINFO_NUM_CONNECTS, &connects);
     r->engine->connects += connects - r->connects;
@@ -213,7 +218,8 @@ CURLcode lxd_transfer_setup(lxd_request *r)
     bool head = strcmp(r->method, "HEAD") == 0;
     SET(CURLOPT_PRIVATE, r);
     SET(CURLOPT_ERRORBUFFER, r->words);
-    CURLcode code = lxd_endpoint_apply(e->endpoint, easy, &r->handshake, false);
+    lxd_use use = r->stream && !r->brief ? LXD_STREAM : LXD_ANY;
+    CURLcode code = lxd_endpoint_apply(e->endpoint, easy, &r->handshake, use);
     if (code != CURLE_OK) return code;
     SET(CURLOPT_PATH_AS_IS, 1L);
     SET(CURLOPT_DISALLOW_USERNAME_IN_URL, 1L);
@@ -269,6 +275,11 @@ void lxd_transfer_outcome(lxd_request *r, CURLcode code)
     if (r->attempts > 0 && code == CURLE_UNSUPPORTED_PROTOCOL) kind = LXD_PROTOCOL;
     if (code == CURLE_OUT_OF_MEMORY && r->attempts > 0 && !r->head_done && answered(r)) {
         lxd_request_blame(r, LXD_PROTOCOL, 0, "a line of the answer's head is too long");
+        return;
+    }
+    const char *reason, *refusal = lxd_handshake_refusal(&r->handshake, &reason);
+    if (kind == LXD_TLS && refusal) {
+        lxd_request_blame(r, LXD_TLS, 0, "%s", refusal);
         return;
     }
     long error = 0;

@@ -1,5 +1,5 @@
--- The real LXD that specs run against: the server of $LXD_SOCKET. Two ways to it: lualxd, and `lxc` or
--- curl to check what lualxd says. Everything that a spec makes through `name` is taken down by `clean`.
+-- The real LXD that specs run against: the server of $LXD_SOCKET. Two ways to it: lualxd (over HTTPS in a run
+-- by spec/support/over-https), and `lxc` or curl to check what lualxd says. Everything that a spec makes through `name` is taken down by `clean`.
 local json = require "lualxd.json"
 local lxd = require "lualxd"
 local core = require "lualxd.core"
@@ -55,7 +55,9 @@ end
 ---A client to be closed by the spec.
 function server.connect(settings)
   settings = settings or {}
-  settings.socket = settings.socket or server.socket
+  if not os.getenv "LXD_TEST_URL" then -- see transport.lua
+    settings.socket = settings.socket or server.socket
+  end
   return assert(lxd.connect(settings))
 end
 

@@ -1,0 +1,29 @@
+-- Where `lxd.connect()` goes in the specs: with $LXD_TEST_URL there, and to the socket without. Read by every Lua
+-- that a spec starts ($LUA_INIT, see over-https), so that scripts which connect by themselves, such as the
+-- examples, take the same way as they stand.
+local url = os.getenv "LXD_TEST_URL"
+
+local function with_transport(settings)
+  local copy = {}
+  for name, value in pairs(settings or {}) do
+    copy[name] = value
+  end
+  if not copy.socket and not copy.url and not copy.remote and not copy.token then
+    copy.url = url
+    copy.cert, copy.key = os.getenv "LXD_TEST_CERT", os.getenv "LXD_TEST_KEY"
+    copy.server_cert = os.getenv "LXD_TEST_SERVER_CERT"
+  end
+  return copy
+end
+
+if url then
+  -- Asked again after busted has forgotten what a spec had loaded.
+  package.preload.lualxd = function(...)
+    local lxd = assert(loadfile(assert(package.searchpath("lualxd", package.path))))(...)
+    local connect = lxd.connect
+    function lxd.connect(settings)
+      return connect(with_transport(settings))
+    end
+    return lxd
+  end
+end
