@@ -108,6 +108,8 @@ function core.engine(on, options) end
 ---@field stream boolean? the response's body is to be taken by `read` as it comes
 ---@field limit integer? bytes of response body kept in memory (not for `stream`; 64 MiB unless told); more ends as `protocol`
 ---@field timeout number? instead of the engine's; 0: no limit
+---@field brief boolean? of a stream that its reader will cut off soon: over HTTP/1.1 its connection
+---isn't used again, over HTTP/2 it needs none of its own
 ---@field hash boolean? keep the SHA-256 of the files in `body`
 
 ---Puts a request in line and advances it as far as goes without blocking: when `connections` allows,

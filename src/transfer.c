@@ -221,6 +221,8 @@ CURLcode lxd_transfer_setup(lxd_request *r)
     lxd_use use = r->stream && !r->brief ? LXD_STREAM : LXD_ANY;
     CURLcode code = lxd_endpoint_apply(e->endpoint, easy, &r->handshake, use);
     if (code != CURLE_OK) return code;
+    /* What its reader cuts off leaves a connection in doubt; a stream of HTTP/2's, none. */
+    if (r->brief && lxd_endpoint_path(e->endpoint)) SET(CURLOPT_FORBID_REUSE, 1L);
     SET(CURLOPT_PATH_AS_IS, 1L);
     SET(CURLOPT_DISALLOW_USERNAME_IN_URL, 1L);
     SET(CURLOPT_BUFFERSIZE, BUFFER_SIZE);
