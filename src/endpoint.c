@@ -90,7 +90,7 @@ static char *copy_text(lua_State *L, const char *option, size_t *n)
 static char *copy_name(lua_State *L, const char *option)
 {
     size_t n = 0;
-    const char *text = lua_tolstring(L, -1, &n);
+    const char *text = lua_type(L, -1) == LUA_TSTRING ? lua_tolstring(L, -1, &n) : NULL;
     if (text && strlen(text) != n) luaL_error(L, "option '%s' holds a NUL", option);
     return copy_text(L, option, &n);
 }

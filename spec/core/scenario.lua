@@ -86,6 +86,30 @@ local function endings(p, e)
   late:close()
 end
 
+-- Keys and certificates; no handshake: the server of the harness has no TLS.
+local function identities(p)
+  local cert, key = core.new_identity "harness"
+  local info = core.certificate(cert)
+  -- OpenSSL takes a lack of memory for a text that makes no sense.
+  assert(info or broken)
+  assert(not info or #info.fingerprint == 64 and info.name == "harness")
+  core.certificate "nonsense"
+  local text = core.base64("bytes")
+  assert(core.unbase64(text) == "bytes" and not core.unbase64 "!")
+  local e, why = core.engine(p, {
+    tls = { host = "127.0.0.1", cert = cert, key = key, ca = cert, pin = ("x"):rep(32) },
+    connections = 1, timeout = 1,
+  })
+  assert(e or broken and why)
+  if e then
+    assert(e:certificate() == nil)
+    local r = e:submit { method = "GET", url = "https://127.0.0.1:1/" }
+    local _, failure = finish(p, r)
+    assert(failure.kind == "connect" or broken)
+    e:close()
+  end
+end
+
 local function words()
   assert(#core.sha256("abc") == 64 and #core.random(32) == 64 and core.now() and core.pid())
   core.is_socket(server.path)
@@ -104,6 +128,7 @@ local function may_fail()
   local p, message = core.poller()
   assert(p, message)
   local e = core.engine(p, { unix = server.path, connections = 2, timeout = 5 })
+  identities(p)
   tostring(p)
   tostring(e)
   p:pollfd()
@@ -122,6 +147,7 @@ local function must_succeed()
     exchange(kept_poller, kept)
   end
   bodies(kept_poller, kept)
+  identities(kept_poller)
   words()
 end
 

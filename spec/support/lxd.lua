@@ -1,5 +1,6 @@
--- The real LXD that specs run against: the server of $LXD_SOCKET. Two ways to it: lualxd (over HTTPS in a run
--- by spec/support/over-https), and `lxc` or curl to check what lualxd says. Everything that a spec makes through `name` is taken down by `clean`.
+-- The real LXD that specs run against: the server of $LXD_SOCKET. Two ways to it: lualxd (over HTTPS in a run by
+-- spec/support/over-https), and `lxc` or curl to check what lualxd says. Everything that a spec makes through `name`
+-- is taken down by `clean`.
 local json = require "lualxd.json"
 local lxd = require "lualxd"
 local core = require "lualxd.core"
