@@ -55,6 +55,7 @@ static lxd_socket *find_socket(const lxd_engine *e, curl_socket_t fd)
     return s;
 }
 
+/* Takes a socket out that is closed already, or is about to be. */
 static void remove_socket(lxd_engine *e, lxd_socket *s)
 {
     lxd_poller_unwatch(e->poller, s);
@@ -62,6 +63,14 @@ static void remove_socket(lxd_engine *e, lxd_socket *s)
     else e->sockets = s->next;
     if (s->next) s->next->prev = s->prev;
     lxd_poller_bury(e->poller, s);
+}
+
+/* libcurl (7.88) closes a socket by itself, without saying so, when it gives up a host's connection
+ * before that has come about. What the kernel knew of it is gone, and the number may be another's. */
+static void forget_socket(lxd_engine *e, lxd_socket *s)
+{
+    s->events = 0;
+    remove_socket(e, s);
 }
 
 /* CURLOPT_OPENSOCKETFUNCTION */
@@ -72,7 +81,9 @@ curl_socket_t lxd_engine_open_socket(void *request, curlsocktype use, struct cur
     int fd = socket(a->family, a->socktype | SOCK_CLOEXEC, a->protocol);
     r->socket_error = fd < 0 ? errno : 0;
     if (fd < 0) return CURL_SOCKET_BAD;
-    lxd_socket *s = add_socket(r->engine, fd);
+    lxd_socket *s = find_socket(r->engine, fd);
+    if (s) forget_socket(r->engine, s);
+    s = add_socket(r->engine, fd);
     if (!s) {
         r->socket_error = ENOMEM;
         close(fd);
@@ -234,6 +245,7 @@ static void end_all(lxd_engine *e, lxd_kind kind, const char *message)
     while (e->spares > 0) curl_easy_cleanup(e->spare[--e->spares]);
     if (e->multi) curl_multi_cleanup(e->multi);
     e->multi = NULL;
+    while (e->sockets) forget_socket(e, e->sockets);
     e->broken = false;
     e->timer_at = e->idle_at = LXD_NEVER;
 }

@@ -230,8 +230,18 @@ static bool take(BIO *from, char *to, size_t room, size_t *n)
     return true;
 }
 
-/* Makes both; false with OpenSSL's reason. */
-static bool make_identity(texts *t, const char *name, size_t n, int *reason)
+/* Whether it can be a common name. Asked by itself, since set_name fails for want of memory, too, and
+ * OpenSSL doesn't tell the one from the other. */
+static bool is_name(const char *name, size_t n)
+{
+    int type = ASN1_mbstring_ncopy(NULL, (const unsigned char *)name, (int)n, MBSTRING_UTF8,
+                                   B_ASN1_UTF8STRING, 1, 64); /* ub_common_name of RFC 5280 */
+    ERR_clear_error();
+    return type > 0;
+}
+
+/* Makes both; false: no memory. */
+static bool make_identity(texts *t, const char *name, size_t n)
 {
     EVP_PKEY *key = EVP_EC_gen("P-384");
     X509 *certificate = key ? sign_self(key, name, n) : NULL;
@@ -240,7 +250,6 @@ static bool make_identity(texts *t, const char *name, size_t n, int *reason)
                 PEM_write_bio_PKCS8PrivateKey(other, key, NULL, NULL, 0, NULL, NULL) == 1 &&
                 take(one, t->certificate, sizeof t->certificate, &t->certificate_length) &&
                 take(other, t->key, sizeof t->key, &t->key_length);
-    *reason = ERR_GET_REASON(ERR_peek_last_error());
     BIO_free(one);
     BIO_free(other);
     X509_free(certificate);
@@ -254,13 +263,9 @@ static int l_core_new_identity(lua_State *L)
     size_t n;
     const char *name = luaL_checklstring(L, 1, &n);
     luaL_argcheck(L, n > 0 && n <= 256 && strlen(name) == n, 1, "no name");
+    luaL_argcheck(L, is_name(name, n), 1, "must be UTF-8 of at most 64 characters");
     texts t;
-    int reason;
-    if (!make_identity(&t, name, n, &reason)) {
-        if (reason == ASN1_R_STRING_TOO_LONG || reason == ASN1_R_INVALID_UTF8STRING)
-            return luaL_argerror(L, 1, "must be UTF-8 of at most 64 characters");
-        return luaL_error(L, "not enough memory");
-    }
+    if (!make_identity(&t, name, n)) return luaL_error(L, "not enough memory");
     lua_pushlstring(L, t.certificate, t.certificate_length);
     lua_pushlstring(L, t.key, t.key_length);
     OPENSSL_cleanse(t.key, sizeof t.key);

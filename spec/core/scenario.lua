@@ -92,7 +92,7 @@ local function identities(p)
   local info = core.certificate(cert)
   -- OpenSSL takes a lack of memory for a text that makes no sense.
   assert(info or broken)
-  assert(not info or #info.fingerprint == 64 and info.name == "harness")
+  assert(not info or #info.fingerprint == 64 and (info.name == "harness" or broken))
   core.certificate "nonsense"
   local text = core.base64("bytes")
   assert(core.unbase64(text) == "bytes" and not core.unbase64 "!")
