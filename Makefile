@@ -64,8 +64,7 @@ lint: deps
 	@for lua in lua5.4 luajit lua5.3; do \
 		$(MAKE) --no-print-directory -s LUA=$$lua BUILD=build/lint/$$lua CFLAGS='-O2 -Werror' || exit 1; done
 	luarocks lint rockspec/lualxd-scm-1.rockspec
-	shellcheck spec/support/run spec/support/deps spec/support/private-lxd spec/support/image \
-		examples/demo .ci/run
+	shellcheck $(shell grep -lE '^.!.*sh$$' spec/support/* spec/core/*.sh examples/* .ci/run)
 
 clean:
 	rm -rf build

@@ -43,14 +43,15 @@ end
 
 ---The error of an operation that has failed; nil of one that hasn't.
 ---@param operation table its final data
----@param tried string?
+---@param settings { tried: string?, request: string? }
 ---@return lualxd.error?
-function follow.failure(operation, tried)
+function follow.failure(operation, settings)
   if operation.status_code == 200 then
     return nil
   end
   return errors.answer(operation.status_code, operation.err, {
-    tried = tried,
+    tried = settings.tried,
+    request = settings.request,
     operation = operation,
   })
 end
@@ -84,6 +85,7 @@ end
 
 ---@class lualxd.follow_settings
 ---@field tried string?
+---@field request string? method and path of what began the operation
 ---@field proof lualxd.proof what tells the outcome when the operation has vanished
 ---@field wanted fun(): boolean whether anybody still waits
 ---@field latest fun(operation: table) is given what the server last said
@@ -100,7 +102,7 @@ function follow.operation(scope, first, settings)
   local link = scope.link
   local path = "/1.0/operations/" .. options.escape(first.id)
   if ended(first) then
-    return first, follow.failure(first, settings.tried), true
+    return first, follow.failure(first, settings), true
   end
   if settings.progress then
     watch_progress({ link = link }, path, settings)
@@ -145,7 +147,7 @@ function follow.operation(scope, first, settings)
     if type(operation) == "table" then
       settings.latest(operation)
       if ended(operation) then
-        return operation, follow.failure(operation, settings.tried), true
+        return operation, follow.failure(operation, settings), true
       end
     elseif answer then
       return nil, errors.new("protocol", {

@@ -152,12 +152,17 @@ function http.start(scope, method, path, settings)
   return this
 end
 
+-- Method and path, for errors; a query may hold secrets.
+function exchange:name()
+  return self.method .. " " .. self.path:gsub("%?.*", "")
+end
+
 ---An error that says what this exchange was.
 ---@param kind string
 ---@param fields table
 ---@return lualxd.error
 function exchange:fail(kind, fields)
-  fields.request = self.method .. " " .. self.path:gsub("%?.*", "")
+  fields.request = self:name()
   fields.tried = fields.tried or self.tried
   return errors.new(kind, fields)
 end
@@ -412,7 +417,7 @@ function http.read(this, status, head, body, raw)
         or type(envelope.error_code) == "number" and envelope.error_code or status
     end
     return nil, advised(this.link, errors.answer(code, message, {
-      request = this.method .. " " .. this.path:gsub("%?.*", ""),
+      request = this:name(),
       tried = this.tried,
       trusted = this.link.trusted,
     }))
@@ -427,8 +432,9 @@ function http.read(this, status, head, body, raw)
           .. (answer.data == nil and "nothing" or "a " .. type(answer.data)),
       })
     end
-    if answer.async and type(answer.data) ~= "table" then
-      answer.data = {}
+    if answer.async then
+      answer.request = this:name()
+      answer.data = type(answer.data) == "table" and answer.data or {}
     end
     if answer.async and type(answer.data.id) ~= "string" then
       -- The operation's URL may carry a query (a forwarded one, ?project=): only the path counts.

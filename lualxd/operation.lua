@@ -21,6 +21,7 @@ operation.on_unwaited = nil
 ---@field tried string what the change is, in words
 ---@field first table? the background operation, as the server first sent it
 ---@field latest table? and as it last did
+---@field request string? method and path of what began it
 ---@field proof lualxd.proof? what tells its outcome should it vanish
 local change = {}
 local change_meta = { __index = change }
@@ -122,6 +123,7 @@ end
 
 local function keep(this, answer, proof)
   this.first, this.latest = answer.data, answer.data
+  this.request = answer.request
   this.proof = proof
 end
 
@@ -181,6 +183,7 @@ function change:finish(answer, err, proof)
     local final
     data, problem, final = follow.operation(self.scope, answer.data, {
       tried = self.tried,
+      request = self.request,
       proof = proof,
       progress = self.watchers ~= nil,
       wanted = function()
@@ -254,6 +257,7 @@ local function ensure_follower(this)
   loop.start(function()
     local data, err, final = follow.operation(this.scope, this.first, {
       tried = this.tried,
+      request = this.request,
       proof = this.proof,
       progress = this.watchers ~= nil,
       wanted = function()

@@ -1,18 +1,17 @@
 -- Collections and items, all from one table of kinds: LXD's URL `/1.0/containers/web/snapshots/s0` is
 -- `client.containers "web".snapshots "s0"`. Nothing here does I/O before a method is called.
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
+local editing = require "lualxd.editing"
 local errors = require "lualxd.error"
 local files = require "lualxd.files"
 local http = require "lualxd.http"
 local images = require "lualxd.images"
 local instance = require "lualxd.instance"
 local json = require "lualxd.json"
-local loop = require "lualxd.loop"
 local operation = require "lualxd.operation"
 local options = require "lualxd.options"
 local outcome = require "lualxd.outcome"
 local trust = require "lualxd.trust"
-local words = require "lualxd.words"
 
 local tree = {}
 
@@ -73,8 +72,6 @@ end
 ---@field path string
 ---@field name string? of an item
 
-local UPDATE_TRIES = 10
-
 -- Whether the server lacks what this kind needs.
 local function lacking(node, extension)
   if node.scope.project and not node.scope.link.has("projects") then
@@ -108,12 +105,15 @@ local function start(node, tried, flow)
   end)
 end
 
--- The text of what a script gave to send; raises where JSON can't hold it.
+-- The text to send; raises where JSON can't hold the data.
+local function encode(node, data)
+  return json.encode(node.kind.verbatim and node.kind.verbatim(data) or json.as_strings(data))
+end
+
+-- The text of what a script gave to send.
 local function encoded(node, data, who)
   options.argument(data, "table", who .. ": data", 3)
-  local ok, text = pcall(function()
-    return json.encode(node.kind.verbatim and node.kind.verbatim(data) or json.as_strings(data))
-  end)
+  local ok, text = pcall(encode, node, data)
   if not ok then
     error(who .. ": " .. text, 3)
   end
@@ -166,58 +166,10 @@ function item:put(data, etag)
   end)
 end
 
-local MUST_NOT_WAIT = "the function given to update must not wait"
-
-local function edit_now(change, node, what, f)
-  local err
-  for try = 1, UPDATE_TRIES do
-    local answer
-    answer, err = change:ask("GET", node.path, { object = true })
-    if not answer then
-      return nil, err
-    end
-    local data = answer.data
-    local before = encoded(node, data, "update")
-    loop.without_waiting(MUST_NOT_WAIT, f, data)
-    local after = encoded(node, data, "update")
-    if before == after then
-      return true
-    elseif node.kind.unset then
-      node.kind.unset(json.decode(before), data)
-      after = encoded(node, data, "update")
-    end
-    local result
-    result, err = change:complete("PUT", node.path, {
-      json = after,
-      etag = http.etag(answer.head),
-    }, outcome.unknown(what))
-    if not err or err.kind ~= "conflict" then
-      return result, err
-    end
-    loop.sleep(0.02 * try * (0.5 + math.random()))
-  end
-  return nil, err
-end
-
--- Edits of one object by this client go one after the other, each to its end. LXD compares the ETag
--- when the request comes and writes later, in the background (lxd#12189), so two at once could
--- both pass and one would be lost.
+-- A change that edits the object, one after the other.
 local function edit(node, what, f)
   return start(node, what, function(change)
-    local editing = node.scope.link.editing
-    local key = http.path(node.scope, node.path)
-    while editing[key] do
-      loop.await(editing[key])
-    end
-    local turn = loop.condition()
-    editing[key] = turn
-    local ok, result, err = pcall(edit_now, change, node, what, f)
-    editing[key] = nil
-    loop.fire(turn)
-    if not ok then
-      error(result, 0)
-    end
-    return result, err
+    return editing.edit(change, node, f, encode)
   end)
 end
 
@@ -230,43 +182,13 @@ function item:update(f)
   return edit(self, tried("update", self), f)
 end
 
-local function is_map(value)
-  return type(value) == "table" and getmetatable(value) ~= json.array_meta and #value == 0
-end
-
-local function snapshot_of(value)
-  if type(value) ~= "table" or value == words.unset then
-    return value
-  end
-  local copy = setmetatable({}, getmetatable(value))
-  for key, inner in pairs(value) do
-    copy[key] = snapshot_of(inner)
-  end
-  return copy
-end
-
-local function merge(data, patch)
-  for key, value in pairs(patch) do
-    if value == words.unset then
-      data[key] = nil
-    elseif is_map(value) and is_map(data[key]) then
-      merge(data[key], value)
-    else
-      data[key] = snapshot_of(value)
-    end
-  end
-end
-
 ---Merges into the object, on every server version: what isn't named stays, a key set to `lxd.unset` goes. LXD's own
 ---PATCH clears the description of most kinds, drops a project's config (lxd#13632) and can't remove a key.
 ---@param data table
 ---@return lualxd.operation
 function item:patch(data)
   options.argument(data, "table", "patch: data")
-  local patch = snapshot_of(data)
-  return edit(self, tried("update", self), function(live)
-    merge(live, patch)
-  end)
+  return edit(self, tried("update", self), editing.merger(data))
 end
 
 ---@param name string

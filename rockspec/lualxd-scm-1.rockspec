@@ -26,6 +26,7 @@ build = {
   type = "builtin",
   modules = {
     ["lualxd.client"] = "lualxd/client.lua",
+    ["lualxd.editing"] = "lualxd/editing.lua",
     ["lualxd.error"] = "lualxd/error.lua",
     ["lualxd.files"] = "lualxd/files.lua",
     ["lualxd.follow"] = "lualxd/follow.lua",

@@ -53,6 +53,18 @@ describe("operation:wait", function()
     assert.are.equal("Failure", op:status())
   end)
 
+  it("tells what request began what failed in the background", function()
+    local name = server.name "c"
+    local _, err = client.containers:create {
+      name = name, source = { type = "image", alias = "no-such-image" },
+    }:wait()
+    assert.are.equal("POST /1.0/containers", err.request)
+    assert(create(name):wait())
+    _, err = client.containers(name):restore("no-such-snapshot"):wait()
+    assert.are.equal("not_found", err.kind)
+    assert.are.equal("PUT /1.0/containers/" .. name, err.request)
+  end)
+
   it("takes no end of patience for an answer", function()
     local name = server.name "c"
     assert(create(name):wait())
@@ -298,6 +310,8 @@ end)
 
 describe("client:close", function()
   it("leaves no descriptor, and changes after it fail by wait", function()
+    collectgarbage()
+    collectgarbage()
     collectgarbage()
     local before = server.descriptors()
     local other = server.connect()

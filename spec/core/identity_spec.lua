@@ -124,8 +124,8 @@ describe("base64", function()
     end
     assert.equal("", core.base64 "")
     assert.equal("AAECAwQF", core.base64 "\0\1\2\3\4\5")
-    for _, text in ipairs { "", "A", "AB", "ABC", "AB=C", "A===", "====", " QUJD", "QUJD\n", "QU JD", "QU-_", "QUI=QUI=",
-      "QUJ\0", "QUJ\255" } do
+    for _, text in ipairs { "", "A", "AB", "ABC", "AB=C", "A===", "====", " QUJD", "QUJD\n", "QU JD", "QU-_",
+      "QUI=QUI=", "QUJ\0", "QUJ\255" } do
       assert.is_nil(core.unbase64(text))
     end
     assert.is_nil(core.unbase64(("A"):rep(65540)))

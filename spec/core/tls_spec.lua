@@ -113,7 +113,7 @@ describe("TLS", function()
         else
           e:close()
         end
-        request, e, support.engine = nil, nil, nil
+        request, e, support.engine = nil, nil, nil -- luacheck: ignore 311
         support.collect()
       end
     end
