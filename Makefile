@@ -59,14 +59,17 @@ bench: deps
 	$(MAKE) --no-print-directory LUA=luajit
 	bench/run
 
+fuzz: deps
+	spec/fuzz/run
+
 lint: deps
 	luacheck -q lualxd spec examples bench
 	@for lua in lua5.4 luajit lua5.3; do \
 		$(MAKE) --no-print-directory -s LUA=$$lua BUILD=build/lint/$$lua CFLAGS='-O2 -Werror' || exit 1; done
 	luarocks lint rockspec/lualxd-scm-1.rockspec
-	shellcheck $(shell grep -lE '^.!.*sh$$' spec/support/* spec/core/*.sh examples/* .ci/run)
+	shellcheck $(shell grep -lE '^.!.*sh$$' spec/support/* spec/core/*.sh spec/fuzz/run examples/* .ci/run)
 
 clean:
 	rm -rf build
 
-.PHONY: all install deps test demo bench lint clean FORCE
+.PHONY: all install deps test demo bench fuzz lint clean FORCE
