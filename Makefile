@@ -19,7 +19,7 @@ WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prot
 	-Wwrite-strings -Wvla
 ALL_CFLAGS = -std=c11 -D_GNU_SOURCE -fPIC -fvisibility=hidden $(WARNINGS) $(CFLAGS) \
 	$(addprefix -I,$(LUA_INCDIR)) -Isrc
-LIBS := -lcurl -lssl -lcrypto -lpthread
+LIBS := -lcurl -lwslay -lssl -lcrypto -lpthread
 
 BUILD := build/$(LUA)
 CORE := $(BUILD)/lualxd/core.so

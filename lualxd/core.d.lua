@@ -115,6 +115,8 @@ function core.engine(on, options) end
 ---Puts a request in line and advances it as far as goes without blocking: when `connections` allows,
 ---a request whose body is in memory is in the kernel when this returns.
 ---@param options lualxd.core.request_options
+---@field upgrade boolean? a GET whose connection becomes a WebSocket: beside the requests that count, and active until
+---it ends; its `timeout` is the handshake's. A server that refuses has answered as to any request
 ---@return lualxd.core.request
 function engine:submit(options) end
 
@@ -168,6 +170,23 @@ function request:read() end
 ---@param from? integer first byte, 1 unless told
 ---@return integer taken 0 when there is no room (news come when there is), also after the end
 function request:write(bytes, from) end
+
+---Of an `upgrade`: whether the handshake is done and nothing has ended it. News come when it is.
+---@return boolean
+function request:is_open() end
+
+---Of the first message that came over an `upgrade`, what there is of it, taken out. A message is text or binary as a
+---whole; it may come in several pieces, of which the last may be empty. News come when there is more.
+---@return string? bytes nil: nothing, for now, or for good once the state is `done`
+---@return "text"|"binary" kind
+---@return boolean final the message ends here
+function request:receive() end
+
+---Sends a message over an `upgrade`.
+---@param bytes string
+---@param kind? "binary"|"text"
+---@return boolean? taken false: there is no room (news come when there is), or the handshake isn't done; nil: it has ended
+function request:send(bytes, kind) end
 
 ---The end of a body `true`.
 function request:finish() end

@@ -17,6 +17,7 @@ supported_platforms = { "linux" }
 dependencies = { "lua >= 5.1, < 5.5", "lua-cjson >= 2.1.0" }
 external_dependencies = {
   CURL = { library = "curl" },
+  WSLAY = { library = "wslay" },
   OPENSSL = { library = "ssl" },
   CRYPTO = { library = "crypto" },
 }
@@ -82,9 +83,9 @@ build = {
         "src/transfer.c",
       },
       defines = { "_GNU_SOURCE" },
-      incdirs = { "$(CURL_INCDIR)", "$(OPENSSL_INCDIR)", "src" },
-      libdirs = { "$(CURL_LIBDIR)", "$(OPENSSL_LIBDIR)" },
-      libraries = { "curl", "ssl", "crypto", "pthread" },
+      incdirs = { "$(CURL_INCDIR)", "$(OPENSSL_INCDIR)", "$(WSLAY_INCDIR)", "src" },
+      libdirs = { "$(CURL_LIBDIR)", "$(OPENSSL_LIBDIR)", "$(WSLAY_LIBDIR)" },
+      libraries = { "curl", "wslay", "ssl", "crypto", "pthread" },
     },
   },
 }

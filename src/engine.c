@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "transfer.h"
+#include "websocket.h"
 
 #define ROUNDS 8        /* calls of libcurl in one run: a peer with ever more to say must not hold us */
 #define SUBMIT_TURNS 16 /* turns that submit gives a body which the kernel takes at once */
@@ -164,7 +165,7 @@ static void unlink_request(lxd_engine *e, lxd_request *r)
     else if (queued) e->queue_last = r->prev;
     r->prev = r->next = NULL;
     if (queued) e->queued--;
-    else e->actives--;
+    else if (!r->ws) e->actives--;
 }
 
 /* Ends a request as r->kind says; its userdata keeps it for who asks for the result. */
@@ -176,7 +177,7 @@ void lxd_engine_end(lxd_request *r)
         lxd_transfer_harvest(r);
         curl_multi_remove_handle(e->multi, r->easy);
         /* A transfer that ends on a connection which others still use keeps its buffer, too. */
-        bool clean = r->kind == LXD_NO_FAILURE && !(r->shared && e->actives > 0);
+        bool clean = r->kind == LXD_NO_FAILURE && !r->ws && !(r->shared && e->actives > 0);
         if (clean && e->spares < e->connections) {
             curl_easy_reset(r->easy);
             e->spare[e->spares++] = r->easy;
@@ -193,16 +194,15 @@ void lxd_engine_end(lxd_request *r)
     lxd_poller_note(e->poller, r);
 }
 
-/* Hands the first of the queue to libcurl. */
-static void start(lxd_engine *e)
+/* Hands one of the queue to libcurl. */
+static void start(lxd_engine *e, lxd_request *r)
 {
-    lxd_request *r = e->queue;
     unlink_request(e, r);
     r->state = LXD_ACTIVE;
     r->next = e->active;
     if (r->next) r->next->prev = r;
     e->active = r;
-    e->actives++;
+    if (!r->ws) e->actives++;
     lxd_engine_touch(r);
     r->easy = e->spares > 0 ? e->spare[--e->spares] : curl_easy_init();
     CURLcode code = CURLE_OUT_OF_MEMORY;
@@ -216,7 +216,7 @@ static void start(lxd_engine *e)
 
 static void start_queued(lxd_engine *e)
 {
-    while (e->queue && e->actives < e->connections) start(e);
+    while (e->queue && e->actives < e->connections) start(e, e->queue);
 }
 
 /* Ends what libcurl says it is done with. */
@@ -229,9 +229,22 @@ static void reap(lxd_engine *e)
         CURLcode code = message->data.result; /* the message goes with the handle */
         lxd_request *r = NULL;
         curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, (char **)&r);
+        if (r->ws && code == CURLE_OK) {
+            lxd_websocket_begin(r);
+            continue;
+        }
         lxd_transfer_outcome(r, code);
         lxd_engine_end(r);
     }
+}
+
+bool lxd_engine_watch(lxd_request *r, int what)
+{
+    lxd_socket *s = find_socket(r->engine, r->fd);
+    if (!s) return false;
+    if (what) return lxd_poller_watch(r->engine->poller, s, what);
+    lxd_poller_unwatch(r->engine->poller, s); /* or a hang-up would be news for ever */
+    return true;
 }
 
 /* Ends every request the same way, and gives libcurl's handles back. */
@@ -260,8 +273,14 @@ static void call(lxd_engine *e, curl_socket_t fd, int what)
 void lxd_engine_event(lxd_socket *s, int what)
 {
     lxd_engine *e = s->engine;
-    for (lxd_request *r = e->active; r; r = r->next)
-        if (r->fd == s->fd && !r->shared) lxd_engine_touch(r);
+    for (lxd_request *r = e->active; r; r = r->next) {
+        if (r->fd != s->fd) continue;
+        if (lxd_websocket_began(r)) {
+            lxd_websocket_drive(r);
+            return;
+        }
+        if (!r->shared) lxd_engine_touch(r);
+    }
     int in = what & LXD_IN ? CURL_CSELECT_IN : 0;
     call(e, s->fd, in | (what & LXD_OUT ? CURL_CSELECT_OUT : 0));
 }
@@ -404,6 +423,7 @@ static int l_engine_submit(lua_State *L)
                           error ? strerror(error) : "not a plain file");
         lxd_engine_end(r);
     }
+    if (r->ws && r->state == LXD_QUEUED) start(e, r); /* beside the others: it may stay for long */
     lxd_engine_run(e);
     for (int i = 0; i < SUBMIT_TURNS && more_to_send(r); i++) {
         int64_t before = r->source.given;

@@ -22,7 +22,7 @@ typedef struct lxd_engine {
     long connections;                  /* requests under way at once */
     int64_t timeout;                   /* of a request that has none of its own */
     lxd_request *active;               /* in any order */
-    long actives;
+    long actives;                      /* of which WebSockets don't count */
     lxd_request *queue, *queue_last;   /* first come, first served */
     long queued;
     lxd_socket *sockets;               /* every socket that libcurl has open */
@@ -38,6 +38,8 @@ typedef struct lxd_engine {
 void lxd_engine_event(lxd_socket *s, int what);
 void lxd_engine_run(lxd_engine *e);
 int64_t lxd_engine_next(const lxd_engine *e);
+/* Has the socket of a WebSocket watched. */
+bool lxd_engine_watch(lxd_request *r, int what);
 void lxd_engine_touch(lxd_request *r);
 void lxd_engine_end(lxd_request *r);
 void lxd_engine_cancel(lxd_request *r);

@@ -6,6 +6,7 @@
 
 #include "engine.h"
 #include "transfer.h"
+#include "websocket.h"
 
 #define LXD_REQUEST "lualxd.request"
 #define LIMIT ((size_t)64 * 1024 * 1024) /* of an answer in memory, unless told */
@@ -31,8 +32,7 @@ static handle *to_request(lua_State *L, int arg)
     return luaL_checkudata(L, arg, LXD_REQUEST);
 }
 
-/* The request at an argument, ended if it is another process's. */
-static lxd_request *check_request(lua_State *L, int arg)
+lxd_request *lxd_request_check(lua_State *L, int arg)
 {
     handle *h = to_request(L, arg);
     lxd_request *r = h->request;
@@ -45,6 +45,7 @@ static lxd_request *check_request(lua_State *L, int arg)
 static void free_request(lxd_request *r)
 {
     lxd_source_free(&r->source);
+    lxd_websocket_free(r->ws);
     lxd_buffer_free(&r->head);
     lxd_buffer_free(&r->body);
     lxd_handshake_drop(&r->handshake);
@@ -80,6 +81,18 @@ static int done(handle *h, int results)
 {
     if (h->closing && !h->busy) close_request(h);
     return results;
+}
+
+bool lxd_request_push_body(lua_State *L, int arg, size_t n)
+{
+    handle *h = to_request(L, arg);
+    push_bytes(L, h, &h->request->body, n);
+    if (h->closing && !h->busy) {
+        close_request(h);
+        return false;
+    }
+    lxd_buffer_take(&h->request->body, n);
+    return true;
 }
 
 /* Ends a request that libcurl can't go on with after a pause. */
@@ -254,25 +267,27 @@ lxd_request *lxd_request_new(lua_State *L, int options)
     if (flag(L, options, "hash") && !lxd_source_hash_files(&r->source))
         luaL_error(L, "not enough memory");
     read_numbers(L, options, r);
+    if (flag(L, options, "upgrade") && !(r->ws = lxd_websocket_new()))
+        luaL_error(L, "not enough memory");
     return r;
 }
 
 static int l_request_id(lua_State *L)
 {
-    lua_pushinteger(L, (lua_Integer)check_request(L, 1)->id);
+    lua_pushinteger(L, (lua_Integer)lxd_request_check(L, 1)->id);
     return 1;
 }
 
 static int l_request_state(lua_State *L)
 {
     static const char *const names[] = {"queued", "active", "done"};
-    lua_pushstring(L, names[check_request(L, 1)->state]);
+    lua_pushstring(L, names[lxd_request_check(L, 1)->state]);
     return 1;
 }
 
 static int l_request_head(lua_State *L)
 {
-    lxd_request *r = check_request(L, 1);
+    lxd_request *r = lxd_request_check(L, 1);
     if (!r->head_done) return 0;
     handle *h = to_request(L, 1);
     lua_pushinteger(L, r->status);
@@ -308,7 +323,7 @@ static void push_failure(lua_State *L, lxd_request *r)
 
 static int l_request_result(lua_State *L)
 {
-    lxd_request *r = check_request(L, 1);
+    lxd_request *r = lxd_request_check(L, 1);
     handle *h = to_request(L, 1);
     if (r->state != LXD_DONE) return 0;
     bool stream = r->stream, was = h->busy;
@@ -328,7 +343,7 @@ static int l_request_result(lua_State *L)
 
 static int l_request_read(lua_State *L)
 {
-    lxd_request *r = check_request(L, 1);
+    lxd_request *r = lxd_request_check(L, 1);
     handle *h = to_request(L, 1);
     if (!r->stream) return luaL_error(L, "this request is no stream");
     size_t n = r->body.used < READ_MAX ? r->body.used : READ_MAX;
@@ -344,7 +359,7 @@ static int l_request_read(lua_State *L)
 
 static int l_request_write(lua_State *L)
 {
-    lxd_request *r = check_request(L, 1);
+    lxd_request *r = lxd_request_check(L, 1);
     size_t n;
     const char *bytes = luaL_checklstring(L, 2, &n);
     lua_Number from = luaL_optnumber(L, 3, 1);
@@ -370,7 +385,7 @@ static int l_request_write(lua_State *L)
 
 static int l_request_finish(lua_State *L)
 {
-    lxd_request *r = check_request(L, 1);
+    lxd_request *r = lxd_request_check(L, 1);
     if (!r->source.live) return luaL_error(L, "the body of this request isn't written");
     r->source.finished = true;
     if (r->state == LXD_ACTIVE && r->send_paused) {
@@ -382,7 +397,7 @@ static int l_request_finish(lua_State *L)
 
 static int l_request_progress(lua_State *L)
 {
-    lxd_request *r = check_request(L, 1);
+    lxd_request *r = lxd_request_check(L, 1);
     if (r->easy) lxd_transfer_harvest(r);
     lua_pushinteger(L, (lua_Integer)r->source.given);
     lua_pushinteger(L, (lua_Integer)r->source.length);
@@ -394,7 +409,7 @@ static int l_request_progress(lua_State *L)
 static int l_request_hash(lua_State *L)
 {
     unsigned char hash[32];
-    lxd_request *r = check_request(L, 1);
+    lxd_request *r = lxd_request_check(L, 1);
     int known = lxd_source_hash(&r->source, hash);
     if (known < 0) return luaL_error(L, "not enough memory");
     if (known == 0) return 0;
@@ -404,13 +419,13 @@ static int l_request_hash(lua_State *L)
 
 static int l_request_attempts(lua_State *L)
 {
-    lua_pushinteger(L, check_request(L, 1)->attempts);
+    lua_pushinteger(L, lxd_request_check(L, 1)->attempts);
     return 1;
 }
 
 static int l_request_cancel(lua_State *L)
 {
-    lxd_engine_cancel(check_request(L, 1));
+    lxd_engine_cancel(lxd_request_check(L, 1));
     return 0;
 }
 
@@ -459,4 +474,8 @@ static const luaL_Reg metamethods[] = {
 void lualxd_open_request(lua_State *L)
 {
     lxd_new_type(L, LXD_REQUEST, methods, metamethods);
+    luaL_getmetatable(L, LXD_REQUEST);
+    lua_getfield(L, -1, "__index");
+    lxd_websocket_methods(L);
+    lua_pop(L, 2);
 }

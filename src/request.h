@@ -46,6 +46,7 @@ typedef struct lxd_request {
     bool once;                   /* must not reach the server twice */
     bool stream;                 /* the answer's body is taken piece by piece */
     bool brief;                  /* a stream that its reader will cut off soon */
+    struct lxd_websocket *ws;    /* owned; what its connection is to become, or NULL */
     size_t limit;                /* bytes of an answer in memory */
     int64_t timeout;             /* nanoseconds without progress; 0: no limit */
     /* under way */
@@ -79,6 +80,13 @@ typedef struct lxd_request {
 
 void lxd_request_blame(lxd_request *r, lxd_kind kind, int error, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
+
+/* The request at an argument, ended if it is another process's. */
+lxd_request *lxd_request_check(lua_State *L, int arg);
+
+/* Pushes the first n bytes of what came and takes them out. False: a finalizer has closed the request
+ * meanwhile, and nothing is left of it. */
+bool lxd_request_push_body(lua_State *L, int arg, size_t n);
 
 /* Makes a request from the options at an index: pushes its userdata. Raises for a wrong option. */
 lxd_request *lxd_request_new(lua_State *L, int options);

@@ -218,7 +218,7 @@ CURLcode lxd_transfer_setup(lxd_request *r)
     bool head = strcmp(r->method, "HEAD") == 0;
     SET(CURLOPT_PRIVATE, r);
     SET(CURLOPT_ERRORBUFFER, r->words);
-    lxd_use use = r->stream && !r->brief ? LXD_STREAM : LXD_ANY;
+    lxd_use use = r->ws ? LXD_UPGRADE : r->stream && !r->brief ? LXD_STREAM : LXD_ANY;
     CURLcode code = lxd_endpoint_apply(e->endpoint, easy, &r->handshake, use);
     if (code != CURLE_OK) return code;
     /* What its reader cuts off leaves a connection in doubt; a stream of HTTP/2's, none. */
@@ -227,6 +227,7 @@ CURLcode lxd_transfer_setup(lxd_request *r)
     SET(CURLOPT_DISALLOW_USERNAME_IN_URL, 1L);
     SET(CURLOPT_BUFFERSIZE, BUFFER_SIZE);
     SET(CURLOPT_URL, r->url);
+    if (r->ws) SET(CURLOPT_CONNECT_ONLY, 1L);
     SET(CURLOPT_HTTPHEADER, r->headers);
     if (head) SET(CURLOPT_NOBODY, 1L);
     if (r->has_body) {

@@ -13,7 +13,7 @@ unset LUA_INIT LD_PRELOAD
 
 sanitize=(-std=c11 -D_GNU_SOURCE -O1 -g -fno-omit-frame-pointer
     -fsanitize=address -fsanitize=undefined -fno-sanitize-recover=all)
-libraries=(-lcurl -lssl -lcrypto -lpthread)
+libraries=(-lcurl -lwslay -lssl -lcrypto -lpthread)
 
 # Runs a suite and adds up what its last line counts; one without such a line, or with a status
 # other than 0, has failed.

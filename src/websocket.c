@@ -1,0 +1,507 @@
+/* A request whose connection becomes a WebSocket: the handshake, and messages through wslay.
+ * SPDX-License-Identifier: MIT
+ *
+ * libcurl makes the connection (CURLOPT_CONNECT_ONLY; Debian's has no WebSockets of its own) and moves
+ * its bytes. The request stays with its engine as an active one, beside those that count. What comes in
+ * waits in the request's body until Lua takes it, and no more is read while that is full; pings are
+ * answered whenever the poller is driven. */
+#include "websocket.h"
+
+#include <errno.h>
+#include <string.h>
+#include <strings.h>
+
+#include <openssl/evp.h>
+#include <openssl/rand.h>
+#include <wslay/wslay.h>
+
+#include "engine.h"
+
+#define HEAD_LIMIT ((size_t)64 * 1024) /* bytes of the handshake's answer, and of a refusal's body */
+#define CHUNK 16384                    /* bytes read at once; wslay asks for 4096 */
+#define MESSAGES 1024                  /* that wait, however short they are */
+#define KEY_SIZE 25                    /* 16 bytes in base64, and a NUL */
+
+/* One message, or as much of it as has come. */
+typedef struct message {
+    size_t left;      /* bytes of it in the request's body */
+    uint8_t opcode;
+    bool final;       /* all of it is there */
+} message;
+
+typedef enum stage { CONNECTING, ASKING, ANSWER, REFUSAL, OPEN } stage;
+
+struct lxd_websocket {
+    stage stage;
+    wslay_event_context_ptr events; /* owned; NULL before the handshake is done */
+    char key[KEY_SIZE];             /* Sec-WebSocket-Key */
+    lxd_buffer out;                 /* the handshake that wasn't sent yet */
+    lxd_buffer in;                  /* what was read and not yet given to wslay */
+    message *messages;              /* owned, a ring of MESSAGES */
+    size_t first, count;
+    bool final, control;            /* of the frame under way */
+    bool ended;                     /* the peer has closed, or it broke off */
+    bool no_memory;
+    bool stuck;                     /* the kernel has no room for what goes out */
+    bool wants_room;                /* a sender was turned away */
+};
+
+lxd_websocket *lxd_websocket_new(void)
+{
+    lxd_websocket *w = LXD_CALLOC(1, sizeof *w);
+    if (!w) return NULL;
+    w->messages = LXD_CALLOC(MESSAGES, sizeof *w->messages);
+    if (w->messages) return w;
+    LXD_FREE(w);
+    return NULL;
+}
+
+void lxd_websocket_free(lxd_websocket *w)
+{
+    if (!w) return;
+    if (w->events) wslay_event_context_free(w->events);
+    lxd_buffer_free(&w->out);
+    lxd_buffer_free(&w->in);
+    LXD_FREE(w->messages);
+    LXD_FREE(w);
+}
+
+bool lxd_websocket_began(const lxd_request *r)
+{
+    return r->ws && r->ws->stage != CONNECTING;
+}
+
+static void note(lxd_request *r)
+{
+    if (r->engine) lxd_poller_note(r->engine->poller, r);
+}
+
+/* ---- bytes ------------------------------------------------------------------------------------ */
+
+/* Reads what there is, as much as a chunk, to the end of a buffer. False: nothing, for now or for good. */
+static bool receive(lxd_request *r, lxd_buffer *to)
+{
+    lxd_websocket *w = r->ws;
+    size_t n = 0;
+    if (w->ended) return false;
+    char chunk[CHUNK];
+    CURLcode code = curl_easy_recv(r->easy, chunk, sizeof chunk, &n);
+    if (code == CURLE_AGAIN) return false;
+    if (code != CURLE_OK || n == 0) {
+        /* LXD closes a connection without a word when its end is done (lxd/instance_exec.go). */
+        w->ended = true;
+        return false;
+    }
+    lxd_engine_touch(r);
+    if (!lxd_buffer_add(to, chunk, n)) w->no_memory = true;
+    return !w->no_memory;
+}
+
+/* Sends as much as goes; -1: nothing, for now (`stuck`) or for good (`ended`). */
+static ssize_t transmit(lxd_request *r, const void *bytes, size_t n)
+{
+    lxd_websocket *w = r->ws;
+    size_t sent = 0;
+    if (w->ended) return -1;
+    CURLcode code = curl_easy_send(r->easy, bytes, n, &sent);
+    w->stuck = code == CURLE_AGAIN || (code == CURLE_OK && sent == 0);
+    if (code == CURLE_OK && sent > 0) {
+        lxd_engine_touch(r);
+        return (ssize_t)sent;
+    }
+    /* What the peer said last may still be there to be read: the end is found there. */
+    return -1;
+}
+
+static bool full(const lxd_request *r)
+{
+    return r->body.used >= LXD_ROOM || r->ws->count >= MESSAGES;
+}
+
+/* ---- wslay's callbacks ------------------------------------------------------------------------ */
+
+static ssize_t on_receive(wslay_event_context_ptr events, uint8_t *to, size_t n, int flags, void *arg)
+{
+    (void)flags;
+    lxd_request *r = arg;
+    lxd_buffer *in = &r->ws->in;
+    if (full(r) || (in->used == 0 && !receive(r, in))) {
+        wslay_event_set_error(events, WSLAY_ERR_WOULDBLOCK);
+        return -1;
+    }
+    if (n > in->used) n = in->used;
+    memcpy(to, in->bytes + in->from, n);
+    lxd_buffer_take(in, n);
+    return (ssize_t)n;
+}
+
+static ssize_t on_send(wslay_event_context_ptr events, const uint8_t *bytes, size_t n, int flags,
+                       void *arg)
+{
+    (void)flags;
+    ssize_t sent = transmit(arg, bytes, n);
+    if (sent < 0) wslay_event_set_error(events, WSLAY_ERR_WOULDBLOCK);
+    return sent;
+}
+
+static int on_mask(wslay_event_context_ptr events, uint8_t *mask, size_t n, void *arg)
+{
+    (void)events, (void)arg;
+    return RAND_bytes(mask, (int)n) == 1 ? 0 : -1;
+}
+
+static message *last_message(lxd_websocket *w)
+{
+    return w->count > 0 ? &w->messages[(w->first + w->count - 1) % MESSAGES] : NULL;
+}
+
+static void on_frame(wslay_event_context_ptr events,
+                     const struct wslay_event_on_frame_recv_start_arg *frame, void *arg)
+{
+    (void)events;
+    lxd_websocket *w = ((lxd_request *)arg)->ws;
+    w->control = wslay_is_ctrl_frame(frame->opcode);
+    if (w->control) return;
+    w->final = frame->fin;
+    message *last = last_message(w);
+    if (last && !last->final) return;
+    w->messages[(w->first + w->count) % MESSAGES] = (message){.opcode = frame->opcode};
+    w->count++;
+}
+
+static void on_bytes(wslay_event_context_ptr events,
+                     const struct wslay_event_on_frame_recv_chunk_arg *chunk, void *arg)
+{
+    (void)events;
+    lxd_request *r = arg;
+    lxd_websocket *w = r->ws;
+    message *last = last_message(w);
+    if (w->control || !last) return;
+    if (!lxd_buffer_add(&r->body, (const char *)chunk->data, chunk->data_length)) {
+        w->no_memory = true;
+        return;
+    }
+    last->left += chunk->data_length;
+    r->received += (int64_t)chunk->data_length;
+    note(r);
+}
+
+static void on_frame_end(wslay_event_context_ptr events, void *arg)
+{
+    (void)events;
+    lxd_request *r = arg;
+    message *last = last_message(r->ws);
+    if (r->ws->control || !r->ws->final || !last) return;
+    last->final = true;
+    note(r);
+}
+
+/* ---- the handshake ---------------------------------------------------------------------------- */
+
+/* Adds text to what is to be sent. */
+static bool say(lxd_websocket *w, const char *text)
+{
+    return lxd_buffer_add(&w->out, text, strlen(text));
+}
+
+/* Host and path of a URL, as they are. */
+static bool say_where(lxd_websocket *w, const char *url)
+{
+    const char *host = strstr(url, "://");
+    host = host ? host + 3 : url;
+    size_t n = strcspn(host, "/");
+    return say(w, "GET ") && say(w, host[n] ? host + n : "/") && say(w, " HTTP/1.1\r\nHost: ") &&
+           lxd_buffer_add(&w->out, host, n) && say(w, "\r\n");
+}
+
+static bool ask(lxd_request *r)
+{
+    lxd_websocket *w = r->ws;
+    unsigned char nonce[16];
+    if (RAND_bytes(nonce, sizeof nonce) != 1) return false;
+    EVP_EncodeBlock((unsigned char *)w->key, nonce, sizeof nonce);
+    if (!say_where(w, r->url)) return false;
+    for (const struct curl_slist *h = r->headers; h; h = h->next)
+        if (!say(w, h->data) || !say(w, "\r\n")) return false;
+    return say(w, "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                  "Sec-WebSocket-Key: ") &&
+           say(w, w->key) && say(w, "\r\n\r\n");
+}
+
+/* The value of a header of the answer, without the spaces around it; NULL: it isn't there. */
+static const char *header(const lxd_request *r, const char *name, size_t *n)
+{
+    size_t length = strlen(name);
+    if (r->head.used == 0) return NULL;
+    const char *at = r->head.bytes + r->head.from, *end = at + r->head.used;
+    while (at < end) {
+        const char *stop = memchr(at, '\r', (size_t)(end - at));
+        if (!stop) return NULL;
+        if ((size_t)(stop - at) > length && at[length] == ':' && strncasecmp(at, name, length) == 0) {
+            at += length + 1;
+            while (at < stop && (*at == ' ' || *at == '\t')) at++;
+            while (stop > at && (stop[-1] == ' ' || stop[-1] == '\t')) stop--;
+            *n = (size_t)(stop - at);
+            return at;
+        }
+        at = stop + 2;
+    }
+    return NULL;
+}
+
+static bool header_is(const lxd_request *r, const char *name, const char *value, bool any_case)
+{
+    size_t n, length = strlen(value);
+    const char *found = header(r, name, &n);
+    return found && n == length &&
+           (any_case ? strncasecmp(found, value, n) : strncmp(found, value, n)) == 0;
+}
+
+/* What the server must make of our key (RFC 6455, 4.2.2). */
+static bool expected(const char *key, char accept[29])
+{
+    static const char guid[] = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+    char text[KEY_SIZE + sizeof guid];
+    unsigned char hash[EVP_MAX_MD_SIZE];
+    unsigned n = 0;
+    size_t length = strlen(key);
+    memcpy(text, key, length);
+    memcpy(text + length, guid, sizeof guid);
+    if (EVP_Digest(text, length + sizeof guid - 1, hash, &n, EVP_sha1(), NULL) != 1) return false;
+    EVP_EncodeBlock((unsigned char *)accept, hash, (int)n);
+    return true;
+}
+
+/* Opens wslay's end. */
+static bool open_events(lxd_request *r)
+{
+    static const struct wslay_event_callbacks callbacks = {
+        .recv_callback = on_receive, .send_callback = on_send, .genmask_callback = on_mask,
+        .on_frame_recv_start_callback = on_frame, .on_frame_recv_chunk_callback = on_bytes,
+        .on_frame_recv_end_callback = on_frame_end,
+    };
+    if (wslay_event_context_client_init(&r->ws->events, &callbacks, r) != 0) return false;
+    wslay_event_config_set_no_buffering(r->ws->events, 1);
+    wslay_event_config_set_max_recv_msg_length(r->ws->events, INT64_MAX); /* of which little is here */
+    return true;
+}
+
+/* Looks at the head of the answer, once it is whole. */
+static void judge(lxd_request *r)
+{
+    lxd_websocket *w = r->ws;
+    char accept[29];
+    r->head_done = true;
+    if (r->status != 101) {
+        size_t n;
+        const char *length = header(r, "Content-Length", &n);
+        r->to_receive = 0;
+        for (size_t i = 0; length && i < n && i < 9; i++)
+            if (length[i] >= '0' && length[i] <= '9') r->to_receive = r->to_receive * 10 + length[i] - '0';
+        w->stage = REFUSAL;
+    } else if (!header_is(r, "Upgrade", "websocket", true) || !header_is(r, "Connection", "Upgrade", true) ||
+               !expected(w->key, accept) || !header_is(r, "Sec-WebSocket-Accept", accept, false)) {
+        lxd_request_blame(r, LXD_PROTOCOL, 0, "the answer is not a WebSocket's");
+    } else if (header(r, "Sec-WebSocket-Extensions", &(size_t){0})) {
+        lxd_request_blame(r, LXD_PROTOCOL, 0, "the server wants an extension that nobody offered");
+    } else if (!open_events(r)) {
+        w->no_memory = true;
+    } else {
+        w->stage = OPEN;
+        r->timeout = 0; /* nobody has to say anything */
+        note(r);
+    }
+}
+
+/* Reads the head of the answer: its lines go where those of any answer are, what follows stays. */
+static void read_answer(lxd_request *r)
+{
+    lxd_websocket *w = r->ws;
+    receive(r, &w->in);
+    if (w->in.used == 0) return;
+    const char *bytes = w->in.bytes + w->in.from;
+    const char *end = w->in.used > 3 ? memmem(bytes, w->in.used, "\r\n\r\n", 4) : NULL;
+    if (!end) {
+        if (w->in.used > HEAD_LIMIT)
+            lxd_request_blame(r, LXD_PROTOCOL, 0, "the head of the answer is longer than %zu bytes",
+                              HEAD_LIMIT);
+        return;
+    }
+    const char *lines = (const char *)memmem(bytes, w->in.used, "\r\n", 2) + 2;
+    if (strncmp(bytes, "HTTP/1.", 7) != 0 || bytes[8] != ' ') {
+        lxd_request_blame(r, LXD_PROTOCOL, 0, "the answer is not HTTP");
+        return;
+    }
+    r->status = 0;
+    for (const char *digit = bytes + 9; *digit >= '0' && *digit <= '9' && r->status < 1000; digit++)
+        r->status = r->status * 10 + *digit - '0';
+    if (!lxd_buffer_add(&r->head, lines, (size_t)(end + 2 - lines))) {
+        w->no_memory = true;
+        return;
+    }
+    lxd_buffer_take(&w->in, (size_t)(end + 4 - bytes));
+    judge(r);
+}
+
+/* Reads the body of an answer that is no WebSocket. */
+static void read_refusal(lxd_request *r)
+{
+    lxd_websocket *w = r->ws;
+    do {
+        if (w->in.used == 0) continue;
+        if (!lxd_buffer_add(&r->body, w->in.bytes + w->in.from, w->in.used)) w->no_memory = true;
+        lxd_buffer_take(&w->in, w->in.used);
+    } while (r->body.used < (size_t)r->to_receive && r->body.used < HEAD_LIMIT && receive(r, &w->in));
+    if (r->body.used >= (size_t)r->to_receive || r->body.used >= HEAD_LIMIT) w->ended = true;
+}
+
+/* ---- open ------------------------------------------------------------------------------------- */
+
+static void exchange(lxd_request *r)
+{
+    lxd_websocket *w = r->ws;
+    int received = wslay_event_recv(w->events), sent = wslay_event_send(w->events);
+    if (received == WSLAY_ERR_NOMEM || sent == WSLAY_ERR_NOMEM) {
+        w->no_memory = true;
+    } else if (received != 0 || sent != 0) {
+        lxd_request_blame(r, LXD_PROTOCOL, 0, "a frame that makes no sense");
+    } else if (wslay_event_get_close_received(w->events)) {
+        w->ended = !wslay_event_want_write(w->events) || w->stuck;
+    } else if (!wslay_event_get_read_enabled(w->events)) {
+        lxd_request_blame(r, LXD_PROTOCOL, 0, "a frame that breaks the rules (%d)",
+                          (int)wslay_event_get_status_code_sent(w->events));
+    }
+    if (w->wants_room && wslay_event_get_queued_msg_length(w->events) <= LXD_ROOM / 2) {
+        w->wants_room = false;
+        note(r);
+    }
+}
+
+/* Ends the request where it is over; else says what it waits for. */
+static void settle(lxd_request *r)
+{
+    lxd_websocket *w = r->ws;
+    if (w->no_memory) lxd_request_blame(r, LXD_FAILED, ENOMEM, "out of memory");
+    if (w->ended && (w->stage == ASKING || w->stage == ANSWER))
+        lxd_request_blame(r, LXD_LOST, 0, "the connection ended within the handshake");
+    if (r->kind != LXD_NO_FAILURE || w->ended) {
+        lxd_engine_end(r);
+        return;
+    }
+    int what = w->stage == ASKING || w->stuck ? LXD_OUT : 0;
+    if (w->stage != OPEN || !full(r)) what |= LXD_IN;
+    if (!lxd_engine_watch(r, what)) {
+        lxd_request_blame(r, LXD_FAILED, 0, "the socket can't be watched");
+        lxd_engine_end(r);
+    }
+}
+
+void lxd_websocket_drive(lxd_request *r)
+{
+    lxd_websocket *w = r->ws;
+    if (w->stage == ASKING) {
+        ssize_t n = transmit(r, w->out.bytes + w->out.from, w->out.used);
+        if (n > 0) lxd_buffer_take(&w->out, (size_t)n);
+        else if (!w->stuck) w->ended = true;
+        if (w->out.used == 0) w->stage = ANSWER;
+    }
+    if (w->stage == ANSWER) read_answer(r);
+    if (w->stage == REFUSAL) read_refusal(r);
+    if (w->stage == OPEN && r->kind == LXD_NO_FAILURE) exchange(r);
+    settle(r);
+}
+
+void lxd_websocket_begin(lxd_request *r)
+{
+    lxd_websocket *w = r->ws;
+    curl_socket_t fd = CURL_SOCKET_BAD;
+    curl_easy_getinfo(r->easy, CURLINFO_ACTIVESOCKET, &fd);
+    r->fd = fd;
+    w->stage = ASKING;
+    if (!ask(r)) w->no_memory = true;
+    else if (fd == CURL_SOCKET_BAD) w->ended = true;
+    if (w->no_memory || w->ended) settle(r);
+    else lxd_websocket_drive(r);
+}
+
+/* ---- Lua -------------------------------------------------------------------------------------- */
+
+static lxd_request *check(lua_State *L)
+{
+    lxd_request *r = lxd_request_check(L, 1);
+    if (!r->ws) luaL_error(L, "this request is no WebSocket");
+    return r;
+}
+
+/* Of the first message, what has come of it: bytes, "text" or "binary", whether that was the last of
+ * it. Nothing: there is none. */
+static int l_receive(lua_State *L)
+{
+    lxd_request *r = check(L);
+    lxd_websocket *w = r->ws;
+    if (w->count == 0) return 0;
+    message *m = &w->messages[w->first];
+    if (m->left == 0 && !m->final) return 0;
+    size_t n = m->left;
+    bool text = m->opcode == WSLAY_TEXT_FRAME, final = m->final, was_full = full(r);
+    if (!lxd_request_push_body(L, 1, n)) return 0; /* closed by a finalizer meanwhile */
+    m->left = 0;
+    if (final) {
+        w->first = (w->first + 1) % MESSAGES;
+        w->count--;
+    }
+    lua_pushstring(L, text ? "text" : "binary");
+    lua_pushboolean(L, final);
+    if (was_full && r->state == LXD_ACTIVE && !full(r)) {
+        lxd_poller *p = r->engine->poller;
+        lxd_websocket_drive(r);
+        lxd_poller_settle(p);
+    }
+    return 3;
+}
+
+/* Sends a message: true; false: there is no room, or it isn't open yet; nil: it is over. */
+static int l_send(lua_State *L)
+{
+    lxd_request *r = check(L);
+    lxd_websocket *w = r->ws;
+    size_t n;
+    const char *bytes = luaL_checklstring(L, 2, &n);
+    static const char *const types[] = {"binary", "text", NULL};
+    struct wslay_event_msg m = {
+        .opcode = luaL_checkoption(L, 3, "binary", types) == 0 ? WSLAY_BINARY_FRAME : WSLAY_TEXT_FRAME,
+        .msg = (const uint8_t *)bytes, .msg_length = n,
+    };
+    if (r->state == LXD_DONE) return 0;
+    if (w->stage != OPEN || wslay_event_get_queued_msg_length(w->events) >= LXD_ROOM) {
+        w->wants_room = true;
+        lua_pushboolean(L, 0);
+        return 1;
+    }
+    int code = wslay_event_queue_msg(w->events, &m);
+    if (code == WSLAY_ERR_NOMEM) return luaL_error(L, "not enough memory");
+    if (code != 0) return 0; /* a closing frame was sent, or came */
+    lxd_poller *p = r->engine->poller;
+    lxd_websocket_drive(r);
+    lxd_poller_settle(p);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+static int l_is_open(lua_State *L)
+{
+    lxd_request *r = check(L);
+    lua_pushboolean(L, r->ws->stage == OPEN && r->state == LXD_ACTIVE);
+    return 1;
+}
+
+void lxd_websocket_methods(lua_State *L)
+{
+    static const luaL_Reg methods[] = {
+        {"receive", l_receive}, {"send", l_send}, {"is_open", l_is_open}, {NULL, NULL},
+    };
+    for (const luaL_Reg *m = methods; m->name; m++) {
+        lua_pushcfunction(L, m->func);
+        lua_setfield(L, -2, m->name);
+    }
+}
