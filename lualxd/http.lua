@@ -83,7 +83,7 @@ local meta = { __name = "lualxd.exchange", __index = exchange }
 ---@field object boolean? an answer whose metadata is no table is `protocol`
 
 -- Settings that few requests have.
-local RARE = { "length", "limit", "hash", "timeout", "brief" }
+local RARE = { "length", "limit", "hash", "timeout", "brief", "upgrade" }
 
 local function headers_of(settings)
   local headers = settings.headers
@@ -205,20 +205,23 @@ local FAILURES = {
   end,
 }
 
-local function describe(this, failure)
+---The error for a failure of the core.
+---@param failure lualxd.core.failure
+---@return lualxd.error
+function exchange:explain(failure)
   local kind, message, hint = failure.kind, failure.message, nil
   local explain = FAILURES[kind]
   if explain then
-    kind, message, hint = explain(failure, this.link)
+    kind, message, hint = explain(failure, self.link)
   end
   -- A broken answer to a change tells as little of it as none: the operation's id may be lost.
   local lost = failure.kind == "lost" or failure.kind == "timeout" or failure.kind == "protocol"
-  if this.change and failure.unsure and lost then
-    return this:fail("unknown_outcome", {
+  if self.change and failure.unsure and lost then
+    return self:fail("unknown_outcome", {
       message = message .. "; the server may have got the request",
     })
   end
-  return this:fail(kind, {
+  return self:fail(kind, {
     message = message,
     hint = hint,
     certificate = failure.certificate,
@@ -246,7 +249,7 @@ function exchange:finish(deadline)
       self.digest = status and self.hash and request:hash()
       request:close()
       if not status then
-        return nil, describe(self, head)
+        return nil, self:explain(head)
       end
       return status, head, body
     end

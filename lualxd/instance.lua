@@ -5,6 +5,7 @@ local json = require "lualxd.json"
 local operation = require "lualxd.operation"
 local options = require "lualxd.options"
 local outcome = require "lualxd.outcome"
+local process = require "lualxd.process"
 
 local instance = { item = {} }
 
@@ -198,6 +199,26 @@ function instance.item:publish(settings)
   return operation.start(self.scope, what, function(change)
     return change:send("POST", "/1.0/images", { json = body }, outcome.unknown(what))
   end)
+end
+
+---Runs a command and waits for its end. One that ran and failed is a result, not an error.
+---@param argv string[]
+---@param settings table? `stdin` (a string, or a function that gives pieces and nil at the end); `stdout`, `stderr`
+---(functions that get each piece); `env`, `cwd`, `user`, `group`; `timeout` (seconds; TERM, then KILL); `max_output`
+---(bytes of each output that are kept); `tty` (`{ width, height }`: a terminal)
+---@return { status: integer?, stdout: string?, stderr: string?, truncated: true? }? result
+---@return lualxd.error? err of kind `timeout` it has `result`
+function instance.item:exec(argv, settings)
+  return process.exec(self, argv, settings)
+end
+
+---Starts a command, to talk to it: `:read`, `:write`, `:close_stdin`, `:signal`, `:resize`, `:wait`.
+---@param argv string[]
+---@param settings table? as of `exec`
+---@return lualxd.process?
+---@return lualxd.error? err
+function instance.item:spawn(argv, settings)
+  return process.start(self, argv, settings, "spawn")
 end
 
 return instance
