@@ -135,10 +135,10 @@ end
 ----------------------------------------------------------------------------------------------------
 -- Beginning
 
-local function request_body(argv, settings)
+local function request_body(command, settings)
   return json.encode(json.as_strings { environment = settings.env or {} }):sub(1, -2) .. ","
     .. json.encode({
-      command = json.array(argv),
+      command = command,
       cwd = settings.cwd,
       user = settings.user,
       group = settings.group,
@@ -207,8 +207,9 @@ function process.start(node, argv, settings, who)
   if #argv == 0 then
     error(who .. ": argv is empty", 3)
   end
+  local command = json.array {} -- the script's table stays as it is (`arg` has more in it)
   for index, word in ipairs(argv) do
-    options.argument(word, "string", who .. ": argv[" .. index .. "]", 3)
+    command[index] = options.argument(word, "string", who .. ": argv[" .. index .. "]", 3)
   end
   settings = options.check(settings, OPTIONS, who, 3)
   if settings.tty then
@@ -240,7 +241,7 @@ function process.start(node, argv, settings, who)
     end
   end
   local answer, err = http.ask(scope, "POST", node.path .. "/exec", {
-    json = request_body(argv, settings), tried = this.tried,
+    json = request_body(command, settings), tried = this.tried,
   })
   if not answer then
     return nil, err

@@ -1,0 +1,260 @@
+-- Commands in a container of a real LXD.
+local core = require "lualxd.core"
+local lxd = require "lualxd"
+local server = require "spec.support.lxd"
+
+local client, instance, name
+
+setup(function()
+  client = server.connect()
+  name = server.name "c"
+  assert(client.containers:create { name = name, source = server.source }:wait())
+  instance = client.containers(name)
+  assert(instance:start():wait())
+end)
+
+teardown(function()
+  client:close()
+  server.clean()
+end)
+
+local function sh(text, settings)
+  return instance:exec({ "sh", "-c", text }, settings)
+end
+
+-- How many processes in the container have this in their command line.
+local function running(text)
+  local list = server.lxc("exec %s -- ps", name)
+  local count = 0
+  for line in list:gmatch "[^\n]+" do
+    count = count + (line:find(text, 1, true) and 1 or 0)
+  end
+  return count
+end
+
+local function until_gone(text)
+  local deadline = core.now() + 5
+  while running(text) > 0 do
+    assert(core.now() < deadline, text .. " still runs")
+    lxd.sleep(0.05)
+  end
+end
+
+describe("instance:exec", function()
+  it("gives status and outputs; what failed is a result", function()
+    assert.are.same({ status = 0, stdout = "", stderr = "" }, assert(instance:exec { "true" }))
+    assert.are.same({ status = 3, stdout = "out\n", stderr = "err\n" }, assert(sh "echo out; echo err >&2; exit 3"))
+  end)
+
+  it("gives 126, 127 and 128+n as they are", function()
+    assert.are.equal(127, assert(instance:exec { "no-such-command" }).status)
+    assert.are.equal(127, assert(sh "exit 127").status)
+    assert.are.equal(126, assert(instance:exec { "/etc/inittab" }).status)
+    assert.are.equal(137, assert(sh "kill -9 $$").status)
+    assert.are.equal(143, assert(sh "kill $$").status)
+  end)
+
+  it("gives no shell a chance", function()
+    assert.are.equal("$HOME 'a b' ;ls\n", assert(instance:exec { "echo", "$HOME 'a b' ;ls" }).stdout)
+  end)
+
+  it("feeds a string or what a function gives", function()
+    assert.are.equal("a\0b", assert(instance:exec({ "cat" }, { stdin = "a\0b" })).stdout)
+    assert.are.equal("", assert(instance:exec({ "cat" }, { stdin = "" })).stdout)
+    local left = 3
+    assert.are.equal("xxx", assert(instance:exec({ "cat" }, { stdin = function()
+      left = left - 1
+      return left >= 0 and "x" or nil
+    end })).stdout)
+    -- It doesn't wait for input that nobody reads.
+    assert.are.equal(0, assert(instance:exec({ "true" }, { stdin = ("x"):rep(3000000) })).status)
+  end)
+
+  it("hands on pieces as they come", function()
+    local pieces, times = {}, {}
+    local result = assert(sh("echo 1; sleep 0.3; echo 2; echo e >&2", {
+      stdout = function(bytes)
+        pieces[#pieces + 1] = bytes
+        times[#times + 1] = core.now()
+      end,
+    }))
+    assert.are.equal("1\n2\n", table.concat(pieces))
+    assert.is_true(times[2] - times[1] > 0.2)
+    assert.are.same({ status = 0, stderr = "e\n" }, result)
+  end)
+
+  it("sets environment, directory, user and group", function()
+    local result = assert(sh("echo $A $B $C; pwd; id -u; id -g", {
+      env = { A = "a b", B = 1, C = true }, cwd = "/etc", user = 1000, group = 1001,
+    }))
+    assert.are.equal("a b 1 true\n/etc\n1000\n1001\n", result.stdout)
+  end)
+
+  it("drops what is more than max_output, and says so", function()
+    local result = assert(sh("yes | head -c 100000; echo e >&2", { max_output = 5 }))
+    assert.are.same({ status = 0, stdout = "y\ny\ny", stderr = "e\n", truncated = true }, result)
+    assert.is_nil(assert(sh("echo", { max_output = 5 })).truncated)
+  end)
+
+  it("carries much both ways at once, in memory that doesn't grow", function()
+    local size, piece, sent, got = 64 * 1024 * 1024, ("x"):rep(65536), 0, 0
+    collectgarbage()
+    local before = collectgarbage "count"
+    local result = assert(instance:exec({ "cat" }, {
+      stdin = function()
+        sent = sent + #piece
+        return sent <= size and piece or nil
+      end,
+      stdout = function(bytes)
+        got = got + #bytes
+      end,
+    }))
+    assert.are.equal(0, result.status)
+    assert.are.equal(size, got)
+    collectgarbage()
+    assert.is_true(collectgarbage "count" - before < 8 * 1024)
+  end)
+
+  it("stops it when the time is up, by TERM and then by KILL", function()
+    local result, err = sh("echo before; sleep 61", { timeout = 0.3 })
+    assert.is_nil(result)
+    assert.are.equal("timeout", err.kind)
+    assert.are.equal(143, err.result.status)
+    assert.are.equal("before\n", err.result.stdout)
+    result, err = sh("trap '' TERM; while :; do sleep 0.1; done", { timeout = 0.3 })
+    assert.is_nil(result)
+    assert.are.equal("timeout", err.kind)
+    assert.are.equal(137, err.result.status)
+  end)
+
+  it("doesn't hang on what a command leaves behind", function()
+    local before = core.now()
+    local result = assert(sh "sleep 62 & echo done")
+    assert.is_true(core.now() - before < 5)
+    assert.are.equal("done\n", result.stdout)
+    assert.is_nil(result.status) -- LXD tells it when all of it has ended
+    assert.are.equal(1, running "sleep 62")
+  end)
+
+  it("gives a terminal", function()
+    local result = assert(sh("tty; stty size; sleep 0.2", { tty = { width = 100, height = 30 } }))
+    assert.matches("^/dev/pts/%d+\r\n30 100\r\n", result.stdout)
+    assert.is_nil(result.stderr)
+  end)
+
+  it("raises what a function of the script raised, and ends the command", function()
+    local ok, problem = pcall(sh, "echo; sleep 63", { stdout = function() error("mine", 0) end })
+    assert.is_false(ok)
+    assert.are.equal("mine", problem)
+    ok, problem = pcall(sh, "cat; sleep 63", { stdin = function() error("mine, too", 0) end })
+    assert.is_false(ok)
+    assert.are.equal("mine, too", problem)
+  end)
+
+  it("fails as the rest of the world does", function()
+    local _, err = client.containers "nowhere":exec { "true" }
+    assert.are.equal("not_found", err.kind)
+    local stopped = server.name "c"
+    assert(client.containers:create { name = stopped, source = server.source }:wait())
+    _, err = client.containers(stopped):exec { "true" }
+    assert.are.equal("state", err.kind)
+    assert.has_error(function() instance:exec "true" end, "exec: argv must be table, got string")
+    assert.has_error(function() instance:exec {} end, "exec: argv is empty")
+    assert.has_error(function() instance:exec { 5 } end, "exec: argv[1] must be string, got number")
+    assert.has_error(function() instance:exec({ "true" }, { stdn = "" }) end,
+      "exec: unknown option 'stdn'; did you mean 'stdin'?")
+  end)
+
+  it("runs 50 at once on one client, and leaves no descriptor", function()
+    collectgarbage()
+    collectgarbage()
+    local before = server.descriptors()
+    local list = {}
+    for index = 1, 50 do
+      list[index] = index
+    end
+    local results = assert(lxd.map(list, function(index)
+      return instance:exec { "echo", tostring(index) }
+    end, { parallel = 50 }))
+    for index = 1, 50 do
+      assert.are.equal(index .. "\n", results[index].stdout)
+    end
+    collectgarbage()
+    collectgarbage()
+    assert.is_true(server.descriptors() <= before + 8) -- the client's kept connections
+  end)
+end)
+
+describe("instance:spawn", function()
+  it("lets one talk to a command", function()
+    local process = assert(instance:spawn { "cat" })
+    assert.is_true(process:write "one")
+    assert.are.equal("one", process:read())
+    assert.is_true(process:write "two")
+    assert.are.equal("two", process:read())
+    process:close_stdin()
+    assert.is_nil(process:read())
+    assert.are.same({ status = 0, stdout = "", stderr = "" }, assert(process:wait()))
+    assert.are.equal(process:wait(), process:wait())
+    local _, err = process:write "more"
+    assert.are.equal("state", err.kind)
+  end)
+
+  it("reads either output; what nobody read is in the result", function()
+    local process = assert(instance:spawn { "sh", "-c", "echo out; echo err >&2; read x; echo $x" })
+    assert.are.equal("err\n", process:read "stderr")
+    assert.are.equal("out\n", process:read())
+    process:write "last\n"
+    assert.are.same({ status = 0, stdout = "last\n", stderr = "" }, assert(process:wait()))
+    assert.has_error(function() process:read() end)
+  end)
+
+  it("signals it, by name and by number", function()
+    for _, signal in ipairs { 15, "TERM", "sigterm" } do
+      local process = assert(instance:spawn { "sleep", "64" })
+      assert.is_true(process:signal(signal))
+      assert.are.equal(143, assert(process:wait()).status)
+      assert.is_false(process:signal(signal))
+    end
+    local process = assert(instance:spawn { "true" })
+    assert.has_error(function() process:signal "NOPE" end, "process:signal: no such signal: NOPE")
+    process:wait()
+  end)
+
+  it("tells a terminal its new size", function()
+    local process = assert(instance:spawn({ "sh", "-c", "stty size; read x; stty size; sleep 0.2" }, {
+      tty = { width = 80, height = 24 },
+    }))
+    assert.matches("^24 80", process:read())
+    process:resize(132, 43)
+    lxd.sleep(0.1)
+    process:write "\n"
+    assert.matches("43 132", assert(process:wait()).stdout)
+  end)
+
+  it("takes the command along when the script dies", function()
+    local interpreter = jit and "luajit" or _VERSION:gsub("Lua ", "lua")
+    local path = os.tmpname()
+    local file = assert(io.open(path, "w"))
+    file:write(string.format([[
+      local client = assert(require "lualxd".connect())
+      local process = assert(client.containers %q:spawn { "sleep", "65" })
+      process:read()]], name))
+    file:close()
+    server.shell("timeout -s KILL 1 " .. interpreter .. " " .. path)
+    os.remove(path)
+    until_gone "sleep 65"
+  end)
+end)
+
+describe("examples/everywhere.lua", function()
+  it("runs a command in every running container", function()
+    local interpreter = jit and "luajit" or _VERSION:gsub("Lua ", "lua")
+    local ok, out = server.shell(interpreter .. " examples/everywhere.lua sh -c 'echo here; echo there'")
+    assert.is_true(ok, out)
+    assert.matches(name:gsub("%p", "%%%0") .. ": here\n" .. name:gsub("%p", "%%%0") .. ": there\n", out)
+    ok, out = server.shell(interpreter .. " examples/everywhere.lua no-such-command")
+    assert.is_false(ok)
+    assert.matches(name:gsub("%p", "%%%0") .. ": status 127\n", out)
+  end)
+end)
