@@ -83,6 +83,7 @@ build = {
         "src/poller.c",
         "src/request.c",
         "src/transfer.c",
+        "src/websocket.c",
       },
       defines = { "_GNU_SOURCE" },
       incdirs = { "$(CURL_INCDIR)", "$(OPENSSL_INCDIR)", "$(WSLAY_INCDIR)", "src" },
