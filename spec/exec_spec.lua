@@ -41,6 +41,26 @@ local function until_gone(text)
 end
 
 describe("instance:exec", function()
+  it("sends input that the command is slow to take, from a script that does other things meanwhile", function()
+    -- Over HTTPS a write that found no room must be repeated as it was, whoever comes by.
+    local text = ("x"):rep(1024 * 1024)
+    local process = assert(instance:spawn { "sh", "-c", "sleep 0.5; wc -c" })
+    lxd.run(function()
+      local writer = lxd.spawn(function()
+        for _ = 1, 20 do
+          assert(process:write(text))
+        end
+        process:close_stdin()
+      end)
+      for _ = 1, 5 do
+        assert.are.equal("Running", assert(instance:state()).status)
+        lxd.sleep(0.05)
+      end
+      writer:join()
+    end)
+    assert.are.equal("20971520\n", assert(process:wait()).stdout)
+  end)
+
   it("gives status and outputs; what failed is a result", function()
     assert.are.same({ status = 0, stdout = "", stderr = "" }, assert(instance:exec { "true" }))
     assert.are.same({ status = 3, stdout = "out\n", stderr = "err\n" }, assert(sh "echo out; echo err >&2; exit 3"))

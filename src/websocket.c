@@ -35,7 +35,7 @@ struct lxd_websocket {
     stage stage;
     wslay_event_context_ptr events; /* owned; NULL before the handshake is done */
     char key[KEY_SIZE];             /* Sec-WebSocket-Key */
-    lxd_buffer out;                 /* the handshake that wasn't sent yet */
+    lxd_buffer out;                 /* what wasn't sent yet: the handshake, then frames */
     lxd_buffer in;                  /* what was read and not yet given to wslay */
     message *messages;              /* owned, a ring of MESSAGES */
     size_t first, count;
@@ -43,6 +43,7 @@ struct lxd_websocket {
     bool ended;                     /* the peer has closed, or it broke off */
     bool no_memory;
     bool stuck;                     /* the kernel has no room for what goes out */
+    bool cut;                       /* nothing can be sent any more */
     bool wants_room;                /* a sender was turned away */
 };
 
@@ -86,7 +87,7 @@ static bool receive(lxd_request *r, lxd_buffer *to)
     if (w->ended) return false;
     char chunk[CHUNK];
     CURLcode code = curl_easy_recv(r->easy, chunk, sizeof chunk, &n);
-    if (code == CURLE_AGAIN) return false;
+    if (code == CURLE_AGAIN && !w->cut) return false;
     if (code != CURLE_OK || n == 0) {
         /* LXD closes a connection without a word when its end is done (lxd/instance_exec.go). */
         w->ended = true;
@@ -97,20 +98,25 @@ static bool receive(lxd_request *r, lxd_buffer *to)
     return !w->no_memory;
 }
 
-/* Sends as much as goes; -1: nothing, for now (`stuck`) or for good (`ended`). */
-static ssize_t transmit(lxd_request *r, const void *bytes, size_t n)
+/* Sends of what is to be sent as much as goes. OpenSSL wants a write that found no room repeated with the
+ * same bytes at the same place (libcurl 7.88 sets no SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER), so while it is
+ * `stuck`, nothing is added to the buffer. */
+static void flush(lxd_request *r)
 {
     lxd_websocket *w = r->ws;
-    size_t sent = 0;
-    if (w->ended) return -1;
-    CURLcode code = curl_easy_send(r->easy, bytes, n, &sent);
-    w->stuck = code == CURLE_AGAIN || (code == CURLE_OK && sent == 0);
-    if (code == CURLE_OK && sent > 0) {
-        lxd_engine_touch(r);
-        return (ssize_t)sent;
+    w->stuck = false;
+    while (w->out.used > 0 && !w->stuck && !w->cut && !w->ended) {
+        size_t sent = 0;
+        CURLcode code = curl_easy_send(r->easy, w->out.bytes + w->out.from, w->out.used, &sent);
+        if (code == CURLE_OK && sent > 0) {
+            lxd_engine_touch(r);
+            lxd_buffer_take(&w->out, sent);
+        } else if (code == CURLE_OK || code == CURLE_AGAIN) {
+            w->stuck = true;
+        } else {
+            w->cut = true; /* what the peer said last may still be there to be read */
+        }
     }
-    /* What the peer said last may still be there to be read: the end is found there. */
-    return -1;
 }
 
 static bool full(const lxd_request *r)
@@ -139,9 +145,19 @@ static ssize_t on_send(wslay_event_context_ptr events, const uint8_t *bytes, siz
                        void *arg)
 {
     (void)flags;
-    ssize_t sent = transmit(arg, bytes, n);
-    if (sent < 0) wslay_event_set_error(events, WSLAY_ERR_WOULDBLOCK);
-    return sent;
+    lxd_request *r = arg;
+    lxd_websocket *w = r->ws;
+    if (w->stuck || w->out.used >= CHUNK) flush(r);
+    if (w->stuck || w->cut || w->ended) {
+        wslay_event_set_error(events, WSLAY_ERR_WOULDBLOCK);
+        return -1;
+    }
+    if (!lxd_buffer_add(&w->out, (const char *)bytes, n)) {
+        w->no_memory = true;
+        wslay_event_set_error(events, WSLAY_ERR_WOULDBLOCK);
+        return -1;
+    }
+    return (ssize_t)n;
 }
 
 static int on_mask(wslay_event_context_ptr events, uint8_t *mask, size_t n, void *arg)
@@ -360,13 +376,18 @@ static void read_refusal(lxd_request *r)
 static void exchange(lxd_request *r)
 {
     lxd_websocket *w = r->ws;
-    int received = wslay_event_recv(w->events), sent = wslay_event_send(w->events);
+    int received = wslay_event_recv(w->events), sent;
+    do {
+        sent = wslay_event_send(w->events);
+        flush(r); /* there may be room by now for what wslay was told to keep */
+    } while (sent == 0 && !w->stuck && !w->cut && !w->ended && !w->no_memory &&
+             wslay_event_want_write(w->events));
     if (received == WSLAY_ERR_NOMEM || sent == WSLAY_ERR_NOMEM) {
         w->no_memory = true;
     } else if (received != 0 || sent != 0) {
         lxd_request_blame(r, LXD_PROTOCOL, 0, "a frame that makes no sense");
     } else if (wslay_event_get_close_received(w->events)) {
-        w->ended = !wslay_event_want_write(w->events) || w->stuck;
+        w->ended = !wslay_event_want_write(w->events) || w->stuck || w->cut;
     } else if (!wslay_event_get_read_enabled(w->events)) {
         lxd_request_blame(r, LXD_PROTOCOL, 0, "a frame that breaks the rules (%d)",
                           (int)wslay_event_get_status_code_sent(w->events));
@@ -400,9 +421,8 @@ void lxd_websocket_drive(lxd_request *r)
 {
     lxd_websocket *w = r->ws;
     if (w->stage == ASKING) {
-        ssize_t n = transmit(r, w->out.bytes + w->out.from, w->out.used);
-        if (n > 0) lxd_buffer_take(&w->out, (size_t)n);
-        else if (!w->stuck) w->ended = true;
+        flush(r);
+        if (w->cut) w->ended = true;
         if (w->out.used == 0) w->stage = ANSWER;
     }
     if (w->stage == ANSWER) read_answer(r);
