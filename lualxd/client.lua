@@ -1,5 +1,6 @@
 -- One server: connecting, scopes, and the request that has no name yet.
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
+local events = require "lualxd.events"
 local http = require "lualxd.http"
 local json = require "lualxd.json"
 local loop = require "lualxd.loop"
@@ -134,6 +135,8 @@ function methods:has(extension)
   options.argument(extension, "string", "client:has: extension")
   return self._scope.link.has(extension)
 end
+
+methods.events = events.open
 
 for _, name in ipairs { "get", "put", "patch", "update" } do
   methods[name] = function(self, ...)

@@ -29,6 +29,7 @@ build = {
     ["lualxd.client"] = "lualxd/client.lua",
     ["lualxd.editing"] = "lualxd/editing.lua",
     ["lualxd.error"] = "lualxd/error.lua",
+    ["lualxd.events"] = "lualxd/events.lua",
     ["lualxd.files"] = "lualxd/files.lua",
     ["lualxd.follow"] = "lualxd/follow.lua",
     ["lualxd.http"] = "lualxd/http.lua",
