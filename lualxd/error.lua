@@ -37,6 +37,9 @@ local TEXTS = {
   { "already stopped", "state" },
   { "already frozen", "state" },
   { "isn't running", "state" },
+  -- LXD's helper for the files of an instance ends when nobody used it for a while, and for a moment nobody can
+  -- (5.0.2, tried): nothing was done.
+  { "forkfile%.sock: connect: ", "unavailable" },
   { "is not running", "state" },
   { "is running", "state" },
   { "is frozen", "state" },

@@ -20,6 +20,7 @@ local SYNC = {
   { 403, 'The "default" profile cannot be deleted', "forbidden" },
   { 423, "Volume is in use", "in_use" },
   { 503, "LXD is shutting down", "unavailable" },
+  { 500, "dial unix /proc/self/fd/47/forkfile.sock: connect: no such file or directory", "unavailable" },
   { 501, "not implemented", "unsupported" },
   { 500, "something nobody has seen", "failed" },
 }

@@ -182,6 +182,19 @@ function runtime.restart(this, step, subject)
   return ok, err
 end
 
+-- Does what may as well be done twice, until it is known that it was, or why it can't be.
+local function surely(change)
+  local ok, err
+  for attempt = 1, 5 do
+    ok, err = change():wait()
+    if ok or err.kind ~= "unknown_outcome" and err.kind ~= "unavailable" then
+      break
+    end
+    task.sleep(0.1 * attempt)
+  end
+  return ok and true or nil, err
+end
+
 -- Makes the directories above a file, the uppermost first; what is there is left as it is.
 local function make_parents(files, path)
   local at = 2
@@ -190,7 +203,9 @@ local function make_parents(files, path)
     if not slash then
       return true
     end
-    local ok, err = files:mkdir(path:sub(1, slash - 1), { uid = 0, gid = 0, mode = "0755" }):wait()
+    local ok, err = surely(function()
+      return files:mkdir(path:sub(1, slash - 1), { uid = 0, gid = 0, mode = "0755" })
+    end)
     if not ok then
       return nil, err
     end
@@ -201,17 +216,17 @@ end
 local function write_file(this, subject, file)
   local files = this:node(subject).files
   local settings = { uid = file.uid, gid = file.gid, mode = file.mode }
-  local ok, err = files:write(file.name, file.content, settings):wait()
+  local function write()
+    return files:write(file.name, file.content, settings)
+  end
+  local ok, err = surely(write)
   if not ok and err.kind == "not_found" then
     ok, err = make_parents(files, file.name)
     if ok then
-      ok, err = files:write(file.name, file.content, settings):wait()
+      ok, err = surely(write)
     end
   end
-  if not ok and err.kind == "unknown_outcome" then
-    ok, err = files:write(file.name, file.content, settings):wait() -- twice is as good as once
-  end
-  return ok and true or nil, err
+  return ok, err
 end
 
 function runtime.push(this, step, subject)
