@@ -17,6 +17,13 @@ local LONGEST_MESSAGE = 16 * 1024 * 1024 -- bytes; more is no event of any LXD
 -- What a server that is coming back answers.
 local PASSING = { connect = true, unavailable = true, timeout = true }
 
+---Whether an error may pass by itself: the server is away, or restarts.
+---@param err lualxd.error
+---@return boolean
+function events.passing(err)
+  return PASSING[err.kind] == true
+end
+
 ---@class lualxd.event
 ---@field type "operation"|"lifecycle"|"logging"|"gap" `gap`: events may have been lost before this one
 ---@field metadata table of an operation: its data; of lifecycle: `action`, `source`, `context`, `requestor`; of
@@ -24,6 +31,14 @@ local PASSING = { connect = true, unavailable = true, timeout = true }
 ---@field timestamp string? RFC 3339
 ---@field project string? where the server tells it
 ---@field location string? the cluster member
+
+---@class lualxd.listener one who follows them
+---@field scope lualxd.scope
+---@field query table
+---@field socket lualxd.websocket?
+---@field woken lualxd.condition? set while it pauses between two attempts
+---@field closed boolean
+---@field lost function? is called when the connection is lost, before it is made again
 
 ---@class lualxd.events a stream of events
 local methods = {}
@@ -61,7 +76,7 @@ local function reconnect(this)
     end
     local now = core.now()
     give_up = give_up or now + this.scope.link.timeout
-    if not PASSING[err.kind] or now + pause > give_up then
+    if not events.passing(err) or now + pause > give_up then
       return nil, err
     end
     this.woken = loop.condition()
@@ -100,18 +115,25 @@ local function read(text)
   return nil, errors.new("protocol", { tried = "events", message = "not an event: " .. text:sub(1, 60) })
 end
 
--- The next event; nil: the stream is closed.
-local function next_event(this)
+---The next event, which may be a gap.
+---@param this lualxd.listener
+---@return lualxd.event? event nil: it was stopped
+---@return lualxd.error? err or can't go on
+function events.next(this)
   if this.closed then
-    return nil, this.err
+    return nil
   end
   local text, err = next_message(this)
   if this.closed then
     return nil
   elseif text then
     return read(text)
-  elseif err and not PASSING[err.kind] or not this.scope.link.engine then
+  elseif err and not events.passing(err) or not this.scope.link.engine then
     return nil, err
+  end
+  this.socket:close()
+  if this.lost then
+    this.lost()
   end
   local ok
   ok, err = reconnect(this)
@@ -121,7 +143,9 @@ local function next_event(this)
   return nil, err
 end
 
-local function close(this)
+---Ends it; idempotent. Whoever waits for the next event is told that there is none.
+---@param this lualxd.listener
+function events.stop(this)
   if not this.closed then
     this.closed = true
     this.socket:close()
@@ -129,6 +153,20 @@ local function close(this)
       loop.fire(this.woken)
     end
   end
+end
+
+---Follows events; waits until it is connected.
+---@param scope lualxd.scope
+---@param query table
+---@return lualxd.listener?
+---@return lualxd.error? err
+function events.start(scope, query)
+  local this = { scope = scope, query = query, closed = false }
+  local ok, err = connect(this)
+  if not ok then
+    return nil, err
+  end
+  return this
 end
 
 local OPTIONS = { types = "table", all_projects = "boolean" }
@@ -148,25 +186,17 @@ function events.open(client, settings)
   if settings.types and #types == 0 then
     error("client:events: option 'types' is empty", 2)
   end
-  local this = {
-    scope = client._scope,
-    query = {
-      type = settings.types and table.concat(types, ",") or nil,
-      ["all-projects"] = settings.all_projects or nil,
-    },
-    socket = nil,
-    woken = nil, -- set while it pauses between two attempts
-    closed = false,
-    err = nil, -- why it can't go on
-  }
-  local ok, err = connect(this)
-  if not ok then
+  local this, err = events.start(client._scope, {
+    type = settings.types and table.concat(types, ",") or nil,
+    ["all-projects"] = settings.all_projects or nil,
+  })
+  if not this then
     return nil, err
   end
   local stream = setmetatable({ _events = this }, meta)
   -- A stream that nobody has any more takes its connection along.
   stream._collected = loop.on_collect(function()
-    close(this)
+    events.stop(this)
   end)
   return stream
 end
@@ -178,11 +208,13 @@ end
 ---@return fun(): lualxd.event?
 function methods:each()
   return function()
-    local this = self._events -- holds the stream, too
-    local event, err = next_event(this)
+    if self._err then
+      error(self._err, 0)
+    end
+    local event, err = events.next(self._events)
     if not event and err then
-      this.err = err
-      close(this)
+      self._err = err
+      self:close()
       error(err, 0)
     end
     return event
@@ -191,7 +223,7 @@ end
 
 ---Ends it; idempotent. Whoever waits for the next event is told that there is none.
 function methods:close()
-  close(self._events)
+  events.stop(self._events)
 end
 
 meta.__close = methods.close

@@ -1,8 +1,10 @@
--- How an operation ends: `/wait` in slices, and the object itself where the operation has vanished.
+-- How an operation ends: by the events of all operations once several are waited for, else by `/wait` in slices, and
+-- by the object itself where the operation has vanished.
 -- Two things are never taken for the end: a wait that ran out of time, and a server that can't be reached.
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local core = require "lualxd.core"
 local errors = require "lualxd.error"
+local feed = require "lualxd.feed"
 local http = require "lualxd.http"
 local loop = require "lualxd.loop"
 local options = require "lualxd.options"
@@ -16,14 +18,21 @@ local SLICE, SLICE_IN_LINE = 5, 1
 -- While progress is wanted, the operation is read this often (seconds).
 local PROGRESS_PERIOD = 0.25
 
--- Waits hold a connection each; one is left free for everything else.
+-- Seconds after which an operation of which no event came is looked at: to be sure.
+local LOOK = 60
+
+-- Waits by `/wait` hold a connection each; one is left free for everything else. False: there are events by now.
 local function take_lane(link)
   while link.waits >= math.max(1, link.connections - 1) do
     local place = loop.condition()
     link.line[#link.line + 1] = place
     loop.await(place)
+    if feed.epoch(link) then
+      return false
+    end
   end
   link.waits = link.waits + 1
+  return true
 end
 
 local function leave_lane(link)
@@ -32,13 +41,6 @@ local function leave_lane(link)
   if place then
     loop.fire(place)
   end
-end
-
----@param operation any
----@return boolean
-local function ended(operation)
-  return type(operation) == "table" and type(operation.status_code) == "number"
-    and operation.status_code >= 200
 end
 
 ---The error of an operation that has failed; nil of one that hasn't.
@@ -73,14 +75,48 @@ end
 local function watch_progress(scope, path, settings)
   loop.start(function()
     while settings.wanted() do
-      local answer = http.ask(scope, "GET", path)
-      if not answer then
-        return
+      if not feed.epoch(scope.link) then
+        local answer = http.ask(scope, "GET", path)
+        if not answer then
+          return
+        end
+        settings.latest(answer.data)
       end
-      settings.latest(answer.data)
       loop.sleep(PROGRESS_PERIOD)
     end
   end)
+end
+
+-- One `/wait`. Nothing: somebody else has opened the events meanwhile.
+local function wait_by_request(link, path, tried)
+  if not take_lane(link) then
+    return nil
+  end
+  local slice = (#link.line > 0 or link.connections == 1) and SLICE_IN_LINE or SLICE
+  -- Operations have no project of their own; the scope's would only be in the way.
+  local answer, err = http.ask({ link = link }, "GET", path .. "/wait", {
+    query = { timeout = slice },
+    timeout = slice + link.timeout,
+    tried = tried,
+  })
+  leave_lane(link)
+  return answer, err
+end
+
+-- The next news: an answer, an error, or nothing (the time is over, or the connection is lost).
+local function wait_for_news(link, first, path, this)
+  local epoch = feed.epoch(link)
+  local rider = epoch and feed.ride(link, first.id)
+  if not rider then
+    return wait_by_request(link, path, this.tried)
+  elseif this.epoch ~= epoch or core.now() > this.look_at then
+    -- What was said before we listened was said to others.
+    this.epoch, this.look_at = epoch, core.now() + LOOK
+    return http.ask({ link = link }, "GET", path, { tried = this.tried })
+  elseif loop.await(rider, core.now() + SLICE) and rider.data then
+    this.look_at = core.now() + LOOK
+    return { data = rider.data }
+  end
 end
 
 ---@class lualxd.follow_settings
@@ -90,6 +126,7 @@ end
 ---@field wanted fun(): boolean whether anybody still waits
 ---@field latest fun(operation: table) is given what the server last said
 ---@field progress boolean whether progress between start and end is wanted
+---@field epoch integer? of the feed, when what began the operation was sent
 
 ---Waits for the end of an operation.
 ---@param scope lualxd.scope
@@ -101,36 +138,40 @@ end
 function follow.operation(scope, first, settings)
   local link = scope.link
   local path = "/1.0/operations/" .. options.escape(first.id)
-  if ended(first) then
+  if feed.ended(first) then
     return first, follow.failure(first, settings), true
   end
   if settings.progress then
     watch_progress({ link = link }, path, settings)
   end
   local silent_since
+  local this = { tried = settings.tried, epoch = settings.epoch, look_at = core.now() + LOOK }
+  link.followed = link.followed + 1
+  if link.followed > 1 then
+    feed.want(link)
+  end
+  local function over(...)
+    link.followed = link.followed - 1
+    feed.leave(link, first.id)
+    return ...
+  end
   repeat
-    take_lane(link)
-    local slice = (#link.line > 0 or link.connections == 1) and SLICE_IN_LINE or SLICE
-    -- Operations have no project of their own; the scope's would only be in the way.
-    local answer, err = http.ask({ link = link }, "GET", path .. "/wait", {
-      query = { timeout = slice },
-      timeout = slice + link.timeout,
-      tried = settings.tried,
-    })
-    leave_lane(link)
+    local answer, err = wait_for_news(link, first, path, this)
     local operation
     if answer then
       silent_since = nil
       operation = answer.data
+    elseif not err then
+      operation = nil
     elseif err.kind == "not_found" then
       local data, problem = vanished(first, settings.proof)
       local unreachable = problem and (problem.kind == "connect" or problem.kind == "unavailable")
-      return data, problem, not unreachable
+      return over(data, problem, not unreachable)
     elseif err.kind == "connect" or err.kind == "unavailable" or err.kind == "timeout" then
       -- A restart of the server: it may be back in a moment.
       silent_since = silent_since or core.now()
       if not link.engine or core.now() - silent_since > link.timeout then
-        return nil, err, false
+        return over(nil, err, false)
       end
       loop.sleep(0.2)
     elseif err.code then
@@ -138,25 +179,25 @@ function follow.operation(scope, first, settings)
       -- itself (lxd#12214, #18715): what the operation says counts.
       local look = http.ask({ link = link }, "GET", path)
       if not look then
-        return nil, err, true
+        return over(nil, err, true)
       end
       operation = look.data
     else
-      return nil, err, false
+      return over(nil, err, false)
     end
     if type(operation) == "table" then
       settings.latest(operation)
-      if ended(operation) then
-        return operation, follow.failure(operation, settings), true
+      if feed.ended(operation) then
+        return over(operation, follow.failure(operation, settings), true)
       end
     elseif answer then
-      return nil, errors.new("protocol", {
+      return over(nil, errors.new("protocol", {
         tried = settings.tried,
         message = "the answer to a wait is not an operation",
-      }), false
+      }), false)
     end
   until not settings.wanted()
-  return nil, nil, false
+  return over(nil, nil, false)
 end
 
 return follow

@@ -88,6 +88,9 @@ function link.open(place, settings)
     extensions = {},
     waits = 0, -- connections that hold a `/wait`
     line = {}, -- who would like to
+    followed = 0, -- operations whose end is waited for
+    feed = nil, -- the events of operations, while listened to
+    feedless = nil, -- the server refused them
     editing = {}, -- path -> condition of the edit that is under way
     pollable = pollable_of(poller),
   }

@@ -3,6 +3,7 @@
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local core = require "lualxd.core"
 local errors = require "lualxd.error"
+local feed = require "lualxd.feed"
 local follow = require "lualxd.follow"
 local http = require "lualxd.http"
 local loop = require "lualxd.loop"
@@ -72,6 +73,7 @@ function operation.start(scope, tried, flow)
   local this = setmetatable({
     scope = scope,
     tried = tried,
+    epoch = feed.epoch(scope.link), -- of the events that were listened to before anything was sent
     accepted = loop.condition(), -- the server has answered (or the change has failed)
     ended = loop.condition(),
     waiting = 0, -- how many wait for the end
@@ -186,6 +188,7 @@ function change:finish(answer, err, proof)
       request = self.request,
       proof = proof,
       progress = self.watchers ~= nil,
+      epoch = self.epoch,
       wanted = function()
         return not self.done
       end,
@@ -260,6 +263,7 @@ local function ensure_follower(this)
       request = this.request,
       proof = this.proof,
       progress = this.watchers ~= nil,
+      epoch = this.epoch,
       wanted = function()
         return this.waiting > 0 and not this.done
       end,

@@ -30,6 +30,7 @@ build = {
     ["lualxd.editing"] = "lualxd/editing.lua",
     ["lualxd.error"] = "lualxd/error.lua",
     ["lualxd.events"] = "lualxd/events.lua",
+    ["lualxd.feed"] = "lualxd/feed.lua",
     ["lualxd.files"] = "lualxd/files.lua",
     ["lualxd.follow"] = "lualxd/follow.lua",
     ["lualxd.http"] = "lualxd/http.lua",

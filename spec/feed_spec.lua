@@ -1,0 +1,147 @@
+-- Many operations of a real LXD waited for at once: on one connection of events, and without it.
+local core = require "lualxd.core"
+local lxd = require "lualxd"
+local relays = require "spec.support.relay"
+local server = require "spec.support.lxd"
+
+local name
+
+setup(function()
+  local client = server.connect()
+  name = server.name "c"
+  assert(client.containers:create { name = name, source = server.source }:wait())
+  assert(client.containers(name):start():wait())
+  client:close()
+end)
+
+teardown(server.clean)
+
+-- An operation that ends by itself: a command, run without WebSockets.
+local function sleep(client, seconds)
+  local response = assert(client:request("POST", "/1.0/instances/" .. name .. "/exec", {
+    json = { command = lxd.array { "sleep", seconds }, environment = {} },
+  }))
+  return response.operation
+end
+
+local function count(requests, pattern)
+  local found = 0
+  for _, line in ipairs(requests) do
+    found = found + (line:find(pattern) and 1 or 0)
+  end
+  return found
+end
+
+-- Has a client listen to the events.
+local function listening(client)
+  assert(lxd.wait_all { sleep(client, "0.3"), sleep(client, "0.3") })
+  assert.is_number(client._scope.link.feed.epoch)
+end
+
+local function begin(client, amount, seconds)
+  local ops = {}
+  for index = 1, amount do
+    ops[index] = sleep(client, seconds)
+  end
+  return ops
+end
+
+describe("operations that are waited for at once", function()
+  it("wait without a request of their own", function()
+    local client, requests = server.tracing()
+    listening(client)
+    local before = #requests
+    local results = assert(lxd.wait_all(begin(client, 20, "0.5")))
+    for index = 1, 20 do
+      assert.are.equal("Success", results[index].status)
+      assert.are.equal(0, results[index].metadata["return"])
+    end
+    assert.are.equal(20, #requests - before)
+    client:close()
+  end)
+
+  it("may have ended before anyone asks, and long ago", function()
+    local client, requests = server.tracing()
+    listening(client)
+    local op = sleep(client, "0")
+    lxd.sleep(5.5)
+    local before = #requests
+    assert.is_false(client.operations(op.id):exists())
+    assert.are.equal("Success", assert(op:wait()).status)
+    assert.are.equal(before + 1, #requests)
+    client:close()
+  end)
+
+  it("were begun before anyone listened: each is looked at once", function()
+    local client, requests = server.tracing()
+    local ops = begin(client, 20, "0.6")
+    local started = core.now()
+    assert(lxd.wait_all(ops))
+    assert.is_true(core.now() - started < 3)
+    assert.is_true(count(requests, "/wait") <= 7)
+    client:close()
+  end)
+
+  it("are waited for by requests when the connection is lost, and again by events when it is back", function()
+    local relay = relays.start(server.socket)
+    local client, requests = server.tracing { socket = relay.socket, timeout = 5 }
+    listening(client)
+    local ops = begin(client, 6, "1")
+    local problem
+    lxd.run(function()
+      lxd.spawn(function()
+        lxd.sleep(0.2)
+        relay:cut()
+        lxd.sleep(0.2)
+        relay:mend()
+      end)
+      local results, err = lxd.wait_all(ops)
+      problem = not results and err or nil
+    end)
+    assert.is_nil(problem)
+    assert.is_number(client._scope.link.feed.epoch)
+    local before = #requests
+    assert(lxd.wait_all(begin(client, 5, "0.1")))
+    assert.are.equal(5, #requests - before)
+    client:close()
+    relay:stop()
+  end)
+
+  it("tell their progress by events", function()
+    local client, requests = server.tracing()
+    listening(client)
+    local before = #requests
+    local op = sleep(client, "0.8"):progress(function() end)
+    assert(op:wait())
+    assert.are.equal(1, #requests - before)
+    client:close()
+  end)
+
+  it("are left by a wait that runs out of time, and found by the next", function()
+    local client = server.connect()
+    listening(client)
+    local op = sleep(client, "0.4")
+    local data, err = op:wait(0.05)
+    assert.is_nil(data)
+    assert.are.equal("timeout", err.kind)
+    assert.are.equal("Success", assert(op:wait(5)).status)
+    assert.is_nil(next(client._scope.link.feed.riders))
+    client:close()
+  end)
+
+  it("end for who waits when the client is closed", function()
+    local client = server.connect()
+    listening(client)
+    local op = sleep(client, "2")
+    local data, err
+    lxd.run(function()
+      lxd.spawn(function()
+        lxd.sleep(0.1)
+        client:close()
+      end)
+      data, err = op:wait()
+    end)
+    assert.is_nil(data)
+    assert.are.equal("cancelled", err.kind)
+  end)
+end)
