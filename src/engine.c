@@ -149,7 +149,9 @@ static bool make_multi(lxd_engine *e)
     curl_multi_setopt(e->multi, CURLMOPT_SOCKETDATA, e);
     curl_multi_setopt(e->multi, CURLMOPT_TIMERFUNCTION, on_timer);
     curl_multi_setopt(e->multi, CURLMOPT_TIMERDATA, e);
-    curl_multi_setopt(e->multi, CURLMOPT_MAXCONNECTS, e->connections);
+    /* How many there are is ours to say. libcurl counts WebSockets, too, and would close kept connections
+     * to make room for them. */
+    curl_multi_setopt(e->multi, CURLMOPT_MAXCONNECTS, (long)INT16_MAX);
     curl_multi_setopt(e->multi, CURLMOPT_MAX_CONCURRENT_STREAMS, e->connections);
     return true;
 }
