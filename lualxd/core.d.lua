@@ -79,8 +79,50 @@ function poller:step(news, timeout) end
 ---@return boolean readable
 function poller:wait(timeout) end
 
+---The descriptor is readable from this time on, too (what is to be done then is the caller's), until the
+---next `alarm`.
+---@param at? number of core.now()'s clock; nil: never
+function poller:alarm(at) end
+
 ---Closes the descriptors; engines on it end their requests as cancelled. Idempotent, also __gc.
 function poller:close() end
+
+---@class lualxd.core.waker a descriptor that one waiter has for itself
+local waker = {}
+
+---@return lualxd.core.waker? waker nil where the process has no descriptor left
+---@return string? message
+function core.waker() end
+
+---The descriptor: readable when `set`'s time has come or the watched one is readable. It changes by the first
+---`watch` and by a fork.
+---@return integer
+function waker:fd() end
+
+---@param seconds? number from now; 0: at once; nil: never
+function waker:set(seconds) end
+
+---Has another descriptor watched beside; raises where it can't be.
+---@param fd? integer nil: none any more
+function waker:watch(fd) end
+
+---Idempotent, also __gc.
+function waker:close() end
+
+---@class lualxd.core.waiter a thread that waits for descriptors and says so on unix sockets, for nginx
+local waiter = {}
+
+---@return lualxd.core.waiter? waiter
+---@return string? message
+function core.waiter() end
+
+---Where to connect a unix socket to, which this process alone can: write the number of a descriptor and a line feed;
+---one byte comes once it is readable; as often as wanted.
+---@return string
+function waiter:path() end
+
+---Ends the thread. Idempotent, also __gc.
+function waiter:close() end
 
 ---@class lualxd.core.engine one libcurl multi handle: the connections of one client
 local engine = {}
@@ -110,6 +152,7 @@ function core.engine(on, options) end
 ---@field timeout number? instead of the engine's; 0: no limit
 ---@field brief boolean? of a stream that its reader will cut off soon: over HTTP/1.1 its connection
 ---isn't used again, over HTTP/2 it needs none of its own
+---@field urgent boolean? before all in line that aren't
 ---@field hash boolean? keep the SHA-256 of the files in `body`
 
 ---Puts a request in line and advances it as far as goes without blocking: when `connections` allows,
@@ -140,6 +183,10 @@ function request:id() end
 
 ---@return "queued"|"active"|"done"
 function request:state() end
+
+---When it left the line, by `core.now`'s clock: the server can't have seen anything of it before.
+---@return number? seconds nil: it hasn't
+function request:began() end
 
 ---@class lualxd.core.failure
 ---@field kind "connect"|"tls"|"timeout"|"protocol"|"cancelled"|"lost"|"file"|"forked"|"failed"

@@ -103,7 +103,8 @@ pid_t lxd_pid(void)
 
 /* Once a process. LuaJIT's lua_close unloads C modules in its first round of finalizers, while those
  * of requests that finalizers made (what a script left unsent is sent then) come in a second one: the
- * code must still be there. */
+ * code must still be there. So must libcurl's for a thread that still looks up a name for a request
+ * that was given up (CURLOPT_QUICK_EXIT). */
 static void init_process(void)
 {
     static const char anchor;
@@ -124,6 +125,7 @@ int luaopen_lualxd_core(lua_State *L)
     lua_newtable(L);
     luaL_setfuncs(L, functions, 0);
     lualxd_open_poller(L);
+    lualxd_open_waiter(L);
     lualxd_open_engine(L);
     lualxd_open_request(L);
     lualxd_open_json(L);

@@ -41,6 +41,7 @@ void lxd_push_hex(lua_State *L, const unsigned char *bytes, size_t n);
 
 /* Each adds its type and its functions to the module table on top of the stack. */
 void lualxd_open_poller(lua_State *L);
+void lualxd_open_waiter(lua_State *L);
 void lualxd_open_engine(lua_State *L);
 void lualxd_open_request(lua_State *L);
 void lualxd_open_json(lua_State *L);

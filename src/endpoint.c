@@ -295,6 +295,10 @@ static CURLcode on_context(CURL *easy, void *context, void *arg)
 
 static CURLcode apply_tls(lxd_endpoint *p, CURL *easy, lxd_handshake *h, lxd_use use)
 {
+    /* A server that went without a word is noticed even by who only listens to it: after a minute. */
+    SET(CURLOPT_TCP_KEEPALIVE, 1L);
+    SET(CURLOPT_TCP_KEEPIDLE, 30L);
+    SET(CURLOPT_TCP_KEEPINTVL, 10L);
     /* Both mean the same, but libcurl keeps what was asked for apart, and so doesn't hand a request
      * for HTTP/1.1 an idle connection that speaks HTTP/2. */
     long newest = use == LXD_ANY ? CURL_SSLVERSION_MAX_DEFAULT : CURL_SSLVERSION_MAX_TLSv1_3;
@@ -325,6 +329,9 @@ CURLcode lxd_endpoint_apply(lxd_endpoint *p, CURL *easy, lxd_handshake *h, lxd_u
 {
     h->endpoint = p;
     SET(CURLOPT_NOSIGNAL, 1L);
+    /* Who gives a request up doesn't wait until the lookup of a name has ended, too: its thread is left
+     * to itself. The module, and with it libcurl, is never unloaded under it (core.c). */
+    SET(CURLOPT_QUICK_EXIT, 1L);
     SET(CURLOPT_PROTOCOLS_STR, p->tls ? "https" : "http");
     SET(CURLOPT_PROXY, "");
     if (p->path) SET(CURLOPT_UNIX_SOCKET_PATH, p->path);

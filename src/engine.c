@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "transfer.h"
@@ -36,13 +37,45 @@ static lxd_engine *check_engine(lua_State *L, int arg)
     return e;
 }
 
+/* Takes a socket out that is closed already, or is about to be. */
+static void remove_socket(lxd_socket *s)
+{
+    lxd_engine *e = s->engine;
+    lxd_poller_unwatch(e->poller, s);
+    lxd_poller_leave(e->poller, s);
+    if (s->prev) s->prev->next = s->next;
+    else e->sockets = s->next;
+    if (s->next) s->next->prev = s->prev;
+    LXD_FREE(s);
+}
+
+/* libcurl (7.88) closes a socket by itself, without saying so, when it gives up a host's connection
+ * before that has come about. What the kernel knew of it is gone, and the number may be another's. */
+static void forget_socket(lxd_socket *s)
+{
+    s->events = 0;
+    remove_socket(s);
+}
+
+/* Whether the number of a connection is still that connection's (see forget_socket). */
+static bool is_itself(const lxd_socket *s)
+{
+    struct stat st;
+    return fstat(s->fd, &st) == 0 && st.st_dev == s->device && st.st_ino == s->inode;
+}
+
 /* Adds what libcurl opened to the list. NULL: no memory. */
 static lxd_socket *add_socket(lxd_engine *e, curl_socket_t fd)
 {
-    lxd_socket *s = LXD_CALLOC(1, sizeof *s);
+    lxd_socket *old = lxd_poller_find(e->poller, fd), *s = LXD_CALLOC(1, sizeof *s);
+    if (old) forget_socket(old); /* of any engine: the number is this one's now */
     if (!s) return NULL;
     s->engine = e;
     s->fd = fd;
+    if (!lxd_poller_enter(e->poller, s)) {
+        LXD_FREE(s);
+        return NULL;
+    }
     s->next = e->sockets;
     if (s->next) s->next->prev = s;
     e->sockets = s;
@@ -51,27 +84,8 @@ static lxd_socket *add_socket(lxd_engine *e, curl_socket_t fd)
 
 static lxd_socket *find_socket(const lxd_engine *e, curl_socket_t fd)
 {
-    lxd_socket *s = e->sockets;
-    while (s && s->fd != fd) s = s->next;
-    return s;
-}
-
-/* Takes a socket out that is closed already, or is about to be. */
-static void remove_socket(lxd_engine *e, lxd_socket *s)
-{
-    lxd_poller_unwatch(e->poller, s);
-    if (s->prev) s->prev->next = s->next;
-    else e->sockets = s->next;
-    if (s->next) s->next->prev = s->prev;
-    lxd_poller_bury(e->poller, s);
-}
-
-/* libcurl (7.88) closes a socket by itself, without saying so, when it gives up a host's connection
- * before that has come about. What the kernel knew of it is gone, and the number may be another's. */
-static void forget_socket(lxd_engine *e, lxd_socket *s)
-{
-    s->events = 0;
-    remove_socket(e, s);
+    lxd_socket *s = lxd_poller_find(e->poller, fd);
+    return s && s->engine == e ? s : NULL;
 }
 
 /* CURLOPT_OPENSOCKETFUNCTION */
@@ -82,15 +96,16 @@ curl_socket_t lxd_engine_open_socket(void *request, curlsocktype use, struct cur
     int fd = socket(a->family, a->socktype | SOCK_CLOEXEC, a->protocol);
     r->socket_error = fd < 0 ? errno : 0;
     if (fd < 0) return CURL_SOCKET_BAD;
-    lxd_socket *s = find_socket(r->engine, fd);
-    if (s) forget_socket(r->engine, s);
-    s = add_socket(r->engine, fd);
+    struct stat st;
+    lxd_socket *s = fstat(fd, &st) == 0 ? add_socket(r->engine, fd) : NULL;
     if (!s) {
         r->socket_error = ENOMEM;
         close(fd);
         return CURL_SOCKET_BAD;
     }
     s->opened = true;
+    s->device = st.st_dev;
+    s->inode = st.st_ino;
     return fd;
 }
 
@@ -99,7 +114,7 @@ curl_socket_t lxd_engine_open_socket(void *request, curlsocktype use, struct cur
 int lxd_engine_close_socket(void *engine, curl_socket_t fd)
 {
     lxd_socket *s = find_socket(engine, fd);
-    if (s) remove_socket(engine, s);
+    if (s) remove_socket(s);
     return close(fd);
 }
 
@@ -109,8 +124,12 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *engine, void 
     (void)unused;
     lxd_engine *e = engine;
     lxd_socket *s = find_socket(e, fd);
+    if (s && s->opened && !is_itself(s)) {
+        forget_socket(s);
+        s = NULL;
+    }
     if (what == CURL_POLL_REMOVE) {
-        if (s && !s->opened) remove_socket(e, s);
+        if (s && !s->opened) remove_socket(s);
         else if (s) s->wanted = false; /* see lxd_poller_turn */
         return 0;
     }
@@ -156,6 +175,21 @@ static bool make_multi(lxd_engine *e)
     return true;
 }
 
+/* Puts a request in line. */
+static void enqueue(lxd_engine *e, lxd_request *r)
+{
+    lxd_request *before = r->urgent ? e->urgent_last : e->queue_last;
+    r->state = LXD_QUEUED;
+    r->prev = before;
+    r->next = before ? before->next : e->queue;
+    if (before) before->next = r;
+    else e->queue = r;
+    if (r->next) r->next->prev = r;
+    else e->queue_last = r;
+    if (r->urgent) e->urgent_last = r;
+    e->queued++;
+}
+
 /* Takes a request out of the queue or from among the active. */
 static void unlink_request(lxd_engine *e, lxd_request *r)
 {
@@ -165,6 +199,7 @@ static void unlink_request(lxd_engine *e, lxd_request *r)
     else e->active = r->next;
     if (r->next) r->next->prev = r->prev;
     else if (queued) e->queue_last = r->prev;
+    if (queued && r == e->urgent_last) e->urgent_last = r->prev;
     r->prev = r->next = NULL;
     if (queued) e->queued--;
     else if (!r->ws) e->actives--;
@@ -206,6 +241,7 @@ static void start(lxd_engine *e, lxd_request *r)
     e->active = r;
     if (!r->ws) e->actives++;
     lxd_engine_touch(r);
+    r->began = r->touched;
     r->easy = e->spares > 0 ? e->spare[--e->spares] : curl_easy_init();
     CURLcode code = CURLE_OUT_OF_MEMORY;
     if (r->easy && make_multi(e)) code = lxd_transfer_setup(r);
@@ -260,8 +296,8 @@ static void end_all(lxd_engine *e, lxd_kind kind, const char *message)
     while (e->spares > 0) curl_easy_cleanup(e->spare[--e->spares]);
     if (e->multi) curl_multi_cleanup(e->multi);
     e->multi = NULL;
-    while (e->sockets) forget_socket(e, e->sockets);
-    e->broken = false;
+    while (e->sockets) forget_socket(e->sockets);
+    e->broken = e->eager = false;
     e->timer_at = e->idle_at = LXD_NEVER;
 }
 
@@ -319,9 +355,21 @@ static void check_idle(lxd_engine *e, int64_t now)
     }
 }
 
+/* A drive of a WebSocket may end that one, and no other. */
+static void go_on(lxd_engine *e)
+{
+    lxd_request *next;
+    e->eager = false;
+    for (lxd_request *r = e->active; r; r = next) {
+        next = r->next;
+        if (r->ws) lxd_websocket_go_on(r);
+    }
+}
+
 /* Calls libcurl as long as it wants to be called now, ends what is done, starts what waits. */
 void lxd_engine_run(lxd_engine *e)
 {
+    if (e->eager) go_on(e);
     for (int i = 0; i < ROUNDS; i++) {
         reap(e);
         if (e->broken) end_all(e, LXD_FAILED, "libcurl gave up");
@@ -346,7 +394,7 @@ void lxd_engine_run(lxd_engine *e)
 /* When the engine wants to run again. */
 int64_t lxd_engine_next(const lxd_engine *e)
 {
-    return e->broken ? 0 : e->timer_at < e->idle_at ? e->timer_at : e->idle_at;
+    return e->broken || e->eager ? 0 : e->timer_at < e->idle_at ? e->timer_at : e->idle_at;
 }
 
 /* Ends a request as cancelled, unless it has ended. */
@@ -367,7 +415,7 @@ void lxd_engine_cancel(lxd_request *r)
 void lxd_engine_fork(lxd_engine *e)
 {
     for (lxd_socket *s = e->sockets; s; s = s->next) {
-        if (!s->opened) continue;
+        if (!s->opened || !is_itself(s)) continue;
         int nowhere = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
         if (nowhere < 0) { /* no descriptor left: this one makes room */
             close(s->fd);
@@ -412,12 +460,7 @@ static int l_engine_submit(lua_State *L)
     r->id = e->poller->next_id++;
     if (r->timeout < 0) r->timeout = e->timeout;
     r->engine = e;
-    r->state = LXD_QUEUED;
-    r->prev = e->queue_last;
-    if (r->prev) r->prev->next = r;
-    else e->queue = r;
-    e->queue_last = r;
-    e->queued++;
+    enqueue(e, r);
     int error;
     const lxd_piece *bad = lxd_source_open(&r->source, &error);
     if (bad) {

@@ -23,7 +23,8 @@ typedef struct lxd_engine {
     int64_t timeout;                   /* of a request that has none of its own */
     lxd_request *active;               /* in any order */
     long actives;                      /* of which WebSockets don't count */
-    lxd_request *queue, *queue_last;   /* first come, first served */
+    lxd_request *queue, *queue_last;   /* first come, first served, but for the urgent: */
+    lxd_request *urgent_last;          /* those are its front, up to this one; or NULL */
     long queued;
     lxd_socket *sockets;               /* every socket that libcurl has open */
     CURL **spare;                      /* easy handles to use again, room for `connections` */
@@ -31,6 +32,7 @@ typedef struct lxd_engine {
     int64_t timer_at;                  /* when libcurl wants to be called */
     bool timer_told;                   /* it said so during this call */
     int64_t idle_at;                   /* no request can run out of time before this */
+    bool eager;                        /* a WebSocket has more to read than one drive may */
     bool broken;                       /* libcurl's multi handle gave up */
     int64_t connects;                  /* connections so far */
 } lxd_engine;

@@ -23,22 +23,23 @@
 #define VALID_DAYS 3652 /* ten years, as `lxc` makes them (lxd: shared/cert.go) */
 #define BACKDATED 3600L /* a server whose clock is a little behind must not find it not yet valid */
 
-X509 *lxd_certificate_read(const char *pem, size_t n, const char **why)
-{
-    *why = "no certificate in PEM form is in it";
-    BIO *in = n <= INT_MAX ? BIO_new_mem_buf(pem, (int)n) : NULL;
-    X509 *certificate = in ? PEM_read_bio_X509(in, NULL, NULL, NULL) : NULL;
-    BIO_free(in);
-    ERR_clear_error();
-    return certificate;
-}
-
 /* pem_password_cb: asks nobody, least of all the terminal, as OpenSSL's own would. */
 static int no_password(char *out, int size, int writing, void *asked)
 {
     (void)out, (void)size, (void)writing;
     *(bool *)asked = true;
     return -1;
+}
+
+X509 *lxd_certificate_read(const char *pem, size_t n, const char **why)
+{
+    bool asked = false;
+    *why = "no certificate in PEM form is in it";
+    BIO *in = n <= INT_MAX ? BIO_new_mem_buf(pem, (int)n) : NULL;
+    X509 *certificate = in ? PEM_read_bio_X509(in, NULL, no_password, &asked) : NULL;
+    BIO_free(in);
+    ERR_clear_error();
+    return certificate;
 }
 
 EVP_PKEY *lxd_key_read(const char *pem, size_t n, const char **why)

@@ -47,7 +47,7 @@ static void close_descriptors(lxd_poller *p)
 /* Opens both descriptors; false, with errno and none open, when there are none left. */
 static bool open_descriptors(lxd_poller *p)
 {
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = 0};
     p->epoll = epoll_create1(EPOLL_CLOEXEC);
     p->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     if (p->epoll < 0 || p->timer < 0 ||
@@ -80,15 +80,54 @@ bool lxd_poller_use(lxd_poller *p)
     return true;
 }
 
+/* Gives a socket its place in the table, which nobody else has (lxd_poller_find). False: no memory. */
+bool lxd_poller_enter(lxd_poller *p, lxd_socket *s)
+{
+    if (s->fd >= p->room) {
+        int room = s->fd < 32 ? 64 : s->fd < INT32_MAX / 2 ? s->fd * 2 : INT32_MAX;
+        lxd_socket **sockets = LXD_REALLOC(p->sockets, (size_t)room * sizeof *sockets);
+        if (!sockets) return false;
+        memset(sockets + p->room, 0, (size_t)(room - p->room) * sizeof *sockets);
+        p->sockets = sockets;
+        p->room = room;
+    }
+    if (++p->serial == 0) p->serial = 1; /* with descriptor 0 it would be the timer's */
+    s->serial = p->serial;
+    p->sockets[s->fd] = s;
+    return true;
+}
+
+/* The socket of any engine that has a number; NULL: none. */
+lxd_socket *lxd_poller_find(const lxd_poller *p, int fd)
+{
+    return fd >= 0 && fd < p->room ? p->sockets[fd] : NULL;
+}
+
+void lxd_poller_leave(lxd_poller *p, const lxd_socket *s)
+{
+    p->sockets[s->fd] = NULL;
+}
+
+/* What an event carries. Never an address: an event may come for a socket that is gone, one of this
+ * batch, or one that a child has kept open after libcurl closed it. */
+static uint64_t mark(const lxd_socket *s)
+{
+    return (uint64_t)s->serial << 32 | (uint32_t)s->fd;
+}
+
 /* Has a socket watched for LXD_IN, LXD_OUT or both. */
 bool lxd_poller_watch(lxd_poller *p, lxd_socket *s, int what)
 {
-    struct epoll_event event = {.data.ptr = s};
+    struct epoll_event event = {.data.u64 = mark(s)};
     event.events = (what & LXD_IN ? EPOLLIN : 0u) | (what & LXD_OUT ? EPOLLOUT : 0u);
     s->wanted = true;
     if (s->events == event.events) return true;
     int change = s->events ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
-    if (p->epoll < 0 || epoll_ctl(p->epoll, change, s->fd, &event) != 0) return false;
+    if (p->epoll < 0) return false;
+    if (epoll_ctl(p->epoll, change, s->fd, &event) != 0 &&
+        /* It was closed meanwhile, which the kernel knows and libcurl didn't say. */
+        !(errno == ENOENT && epoll_ctl(p->epoll, EPOLL_CTL_ADD, s->fd, &event) == 0))
+        return false;
     s->events = event.events;
     return true;
 }
@@ -101,18 +140,6 @@ void lxd_poller_unwatch(lxd_poller *p, lxd_socket *s)
     s->wanted = false;
     if (s->events && p->epoll >= 0) epoll_ctl(p->epoll, EPOLL_CTL_DEL, s->fd, &unused);
     s->events = 0;
-}
-
-/* Frees a socket that is in no list, as soon as no event of this batch can name it. */
-void lxd_poller_bury(lxd_poller *p, lxd_socket *s)
-{
-    if (!p->dispatching) {
-        LXD_FREE(s);
-        return;
-    }
-    s->engine = NULL;
-    s->next = p->graveyard;
-    p->graveyard = s;
 }
 
 static void expire(lxd_poller *p)
@@ -128,28 +155,25 @@ void lxd_poller_turn(lxd_poller *p, int wait)
 {
     struct epoll_event events[BATCH];
     int n = epoll_wait(p->epoll, events, BATCH, wait);
-    p->dispatching = true;
     for (int i = 0; i < n; i++) {
-        lxd_socket *s = events[i].data.ptr;
+        uint64_t whose = events[i].data.u64;
         unsigned what = events[i].events;
-        if (!s) {
+        if (whose == 0) {
             expire(p);
-        } else if (s->engine && s->wanted) {
+            continue;
+        }
+        lxd_socket *s = lxd_poller_find(p, (int)(whose & UINT32_MAX));
+        if (!s || mark(s) != whose) continue;
+        if (s->wanted) {
             /* A hang-up and an error are for the reader and the writer to find out. */
             int in = what & (EPOLLIN | EPOLLHUP | EPOLLERR) ? LXD_IN : 0;
             int out = what & (EPOLLOUT | EPOLLERR) ? LXD_OUT : 0;
             lxd_engine_event(s, in | out);
-        } else if (s->engine) {
+        } else {
             /* A kept connection stays registered, which saves two system calls per request; it
              * goes when there is something on it that nobody asked for. */
             lxd_poller_unwatch(p, s);
         }
-    }
-    p->dispatching = false;
-    while (p->graveyard) {
-        lxd_socket *s = p->graveyard;
-        p->graveyard = s->next;
-        LXD_FREE(s);
     }
     for (lxd_engine *e = p->engines; e; e = e->next) lxd_engine_run(e);
 }
@@ -159,7 +183,7 @@ void lxd_poller_turn(lxd_poller *p, int wait)
  * it costs one idle step, and a request then costs no system call for its time-out. */
 void lxd_poller_settle(lxd_poller *p)
 {
-    int64_t at = p->news ? 0 : LXD_NEVER;
+    int64_t at = p->news ? 0 : p->alarm;
     for (const lxd_engine *e = p->engines; e && at > 0; e = e->next) {
         int64_t next = lxd_engine_next(e);
         if (next < at) at = next;
@@ -203,6 +227,21 @@ static int l_poller_pollfd(lua_State *L)
     lxd_poller_settle(p);
     lua_pushinteger(L, p->epoll);
     return 1;
+}
+
+/* A time of lxd_now's clock, given in seconds; nil: never. */
+static int64_t to_time(lua_State *L, int arg)
+{
+    lua_Number at = luaL_optnumber(L, arg, HUGE_VAL);
+    return at >= 9e9 ? LXD_NEVER : at > 0 ? (int64_t)(at * 1e9) : 0;
+}
+
+static int l_poller_alarm(lua_State *L)
+{
+    lxd_poller *p = lxd_poller_check(L, 1);
+    p->alarm = to_time(L, 2);
+    lxd_poller_settle(p);
+    return 0;
 }
 
 /* How long to wait for `seconds` at most, or until something is due; -1: nothing is. */
@@ -258,6 +297,7 @@ static int l_poller_close(lua_State *L)
     while (p->engines) lxd_engine_close(p->engines);
     while (p->news) lxd_poller_forget(p->news);
     close_descriptors(p);
+    LXD_FREE(p->sockets);
     LXD_FREE(p);
     return 0;
 }
@@ -292,7 +332,7 @@ static int l_core_poller(lua_State *L)
     lxd_poller *p = h->poller = LXD_CALLOC(1, sizeof *p);
     if (!p) return luaL_error(L, "not enough memory");
     p->next_id = id;
-    p->due = LXD_NEVER;
+    p->due = p->alarm = LXD_NEVER;
     if (!open_descriptors(p)) {
         int error = errno;
         lua_pushnil(L);
@@ -305,7 +345,7 @@ static int l_core_poller(lua_State *L)
 
 static const luaL_Reg methods[] = {
     {"pollfd", l_poller_pollfd}, {"step", l_poller_step}, {"wait", l_poller_wait},
-    {"close", l_poller_close},   {NULL, NULL},
+    {"alarm", l_poller_alarm},   {"close", l_poller_close}, {NULL, NULL},
 };
 
 static const luaL_Reg metamethods[] = {
@@ -315,9 +355,115 @@ static const luaL_Reg metamethods[] = {
     {NULL, NULL},
 };
 
+/* What one waiter can wait for by itself: a timer, and beside it any other descriptor. The userdata. */
+typedef struct lxd_waker {
+    int timer;                        /* -1: closed */
+    int epoll;                        /* holds the timer and `watched`; -1: not needed yet */
+    int watched;                      /* -1: none */
+    pid_t pid;                        /* whose descriptors these are */
+} lxd_waker;
+
+static void close_waker(lxd_waker *w)
+{
+    if (w->timer >= 0) close(w->timer);
+    if (w->epoll >= 0) close(w->epoll);
+    w->timer = w->epoll = w->watched = -1;
+}
+
+static bool open_waker(lxd_waker *w)
+{
+    w->pid = lxd_pid();
+    w->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    return w->timer >= 0;
+}
+
+/* The open waker at an argument. A forked child has one of its own: the parent sets the other. */
+static lxd_waker *check_waker(lua_State *L, int arg)
+{
+    lxd_waker *w = luaL_checkudata(L, arg, LXD_WAKER);
+    if (w->timer >= 0 && w->pid != lxd_pid()) {
+        close_waker(w);
+        if (!open_waker(w)) luaL_error(L, "no waker after fork: %s", strerror(errno));
+    }
+    if (w->timer < 0) luaL_error(L, "attempt to use a closed waker");
+    return w;
+}
+
+static int l_waker_fd(lua_State *L)
+{
+    lxd_waker *w = check_waker(L, 1);
+    lua_pushinteger(L, w->epoll >= 0 ? w->epoll : w->timer);
+    return 1;
+}
+
+static int l_waker_set(lua_State *L)
+{
+    lxd_waker *w = check_waker(L, 1);
+    int64_t left = to_time(L, 2);
+    struct itimerspec t = {{0, 0}, {0, 0}};
+    if (left < 1) left = 1; /* zero would disarm it */
+    if (left != LXD_NEVER) {
+        t.it_value.tv_sec = (time_t)(left / 1000000000);
+        t.it_value.tv_nsec = (long)(left % 1000000000);
+    }
+    timerfd_settime(w->timer, 0, &t, NULL);
+    return 0;
+}
+
+static int l_waker_watch(lua_State *L)
+{
+    lxd_waker *w = check_waker(L, 1);
+    int fd = (int)luaL_optinteger(L, 2, -1);
+    struct epoll_event event = {.events = EPOLLIN};
+    if (w->watched >= 0) epoll_ctl(w->epoll, EPOLL_CTL_DEL, w->watched, &event);
+    w->watched = -1;
+    if (fd < 0) return 0;
+    if (w->epoll < 0) {
+        w->epoll = epoll_create1(EPOLL_CLOEXEC);
+        if (w->epoll >= 0) epoll_ctl(w->epoll, EPOLL_CTL_ADD, w->timer, &event);
+    }
+    if (w->epoll < 0 || epoll_ctl(w->epoll, EPOLL_CTL_ADD, fd, &event) != 0)
+        return luaL_error(L, "can't wait for a descriptor: %s", strerror(errno));
+    w->watched = fd;
+    return 0;
+}
+
+static int l_waker_close(lua_State *L)
+{
+    close_waker(luaL_checkudata(L, 1, LXD_WAKER));
+    return 0;
+}
+
+static int l_core_waker(lua_State *L)
+{
+    lxd_waker *w = lua_newuserdata(L, sizeof *w);
+    w->timer = w->epoll = w->watched = -1;
+    luaL_getmetatable(L, LXD_WAKER);
+    lua_setmetatable(L, -2);
+    if (open_waker(w)) return 1;
+    int error = errno;
+    lua_pushnil(L);
+    lua_pushstring(L, strerror(error));
+    return 2;
+}
+
+static const luaL_Reg waker_methods[] = {
+    {"fd", l_waker_fd},       {"set", l_waker_set}, {"watch", l_waker_watch},
+    {"close", l_waker_close}, {NULL, NULL},
+};
+
+static const luaL_Reg waker_metamethods[] = {
+    {"__gc", l_waker_close},
+    {"__close", l_waker_close},
+    {NULL, NULL},
+};
+
 void lualxd_open_poller(lua_State *L)
 {
     lxd_new_type(L, LXD_POLLER, methods, metamethods);
+    lxd_new_type(L, LXD_WAKER, waker_methods, waker_metamethods);
     lua_pushcfunction(L, l_core_poller);
     lua_setfield(L, -2, "poller");
+    lua_pushcfunction(L, l_core_waker);
+    lua_setfield(L, -2, "waker");
 }

@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: MIT */
 #include "request.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "engine.h"
@@ -14,11 +15,14 @@
 
 /* The userdata. Creating a string may collect garbage, and a finalizer may close this very request
  * while its buffer is being copied: `busy` puts that off. Should the string raise for want of
- * memory, `busy` stays, and the memory goes with the userdata. */
+ * memory, `busy` stays, and the memory goes with the userdata. Bytes that are taken out are pushed
+ * under a pcall: after such a raise they are still there. */
 typedef struct handle {
     lxd_request *request; /* owned; NULL: closed */
     bool busy;            /* a method is copying from its buffers */
     bool closing;         /* closed meanwhile */
+    bool taking;          /* bytes that are set aside are being taken: */
+    size_t taken;         /* so many */
 } handle;
 
 static const char *const kinds[] = {
@@ -48,6 +52,7 @@ static void free_request(lxd_request *r)
     lxd_websocket_free(r->ws);
     lxd_buffer_free(&r->head);
     lxd_buffer_free(&r->body);
+    lxd_buffer_free(&r->aside);
     lxd_handshake_drop(&r->handshake);
     curl_slist_free_all(r->headers);
     LXD_FREE(r->method);
@@ -83,16 +88,65 @@ static int done(handle *h, int results)
     return results;
 }
 
+/* Under lxd_request_push_body. */
+static int push_taken(lua_State *L)
+{
+    handle *h = lua_touserdata(L, 1);
+    const lxd_buffer *b = &h->request->aside;
+    lua_pushlstring(L, h->taken > 0 ? b->bytes + b->from : "", h->taken);
+    return 1;
+}
+
+/* Of what was set aside, puts back all but the first n bytes before what came meanwhile. */
+static void put_back(lxd_request *r, size_t n)
+{
+    lxd_buffer came = r->body;
+    lxd_buffer_take(&r->aside, n);
+    r->body = r->aside;
+    memset(&r->aside, 0, sizeof r->aside);
+    if (r->body.used == 0 && came.used > 0) {
+        lxd_buffer_free(&r->body);
+        r->body = came;
+        return;
+    }
+    bool whole = came.used == 0 || lxd_buffer_add(&r->body, came.bytes + came.from, came.used);
+    lxd_buffer_free(&came);
+    if (whole) return;
+    lxd_request_blame(r, LXD_FAILED, ENOMEM, "out of memory");
+    if (r->engine) lxd_engine_end(r);
+}
+
+void lxd_request_prepare(lua_State *L)
+{
+    lua_settop(L, 1);
+    lua_pushcfunction(L, push_taken); /* LuaJIT's may collect garbage */
+}
+
+bool lxd_request_taking(lua_State *L, int arg)
+{
+    return to_request(L, arg)->taking;
+}
+
+/* LuaJIT collects before it copies, and a finalizer that drives the poller may have more bytes come,
+ * for which the buffer would move: it is set aside. */
 bool lxd_request_push_body(lua_State *L, int arg, size_t n)
 {
     handle *h = to_request(L, arg);
-    push_bytes(L, h, &h->request->body, n);
-    if (h->closing && !h->busy) {
-        close_request(h);
-        return false;
-    }
-    lxd_buffer_take(&h->request->body, n);
-    return true;
+    lxd_request *r = h->request;
+    bool was = h->busy;
+    r->aside = r->body;
+    memset(&r->body, 0, sizeof r->body);
+    h->busy = h->taking = true;
+    h->taken = n;
+    lua_pushvalue(L, arg);
+    int error = lua_pcall(L, 1, 1, 0);
+    h->taking = false;
+    h->busy = was;
+    put_back(r, error ? 0 : n);
+    bool closed = h->closing && !h->busy;
+    if (closed) close_request(h);
+    if (error) lua_error(L);
+    return !closed;
 }
 
 /* Ends a request that libcurl can't go on with after a pause. */
@@ -264,6 +318,7 @@ lxd_request *lxd_request_new(lua_State *L, int options)
     r->once = flag(L, options, "once");
     r->stream = flag(L, options, "stream");
     r->brief = flag(L, options, "brief");
+    r->urgent = flag(L, options, "urgent");
     if (flag(L, options, "hash") && !lxd_source_hash_files(&r->source))
         luaL_error(L, "not enough memory");
     read_numbers(L, options, r);
@@ -343,26 +398,29 @@ static int l_request_result(lua_State *L)
 
 static int l_request_read(lua_State *L)
 {
+    lxd_request_prepare(L);
     lxd_request *r = lxd_request_check(L, 1);
-    handle *h = to_request(L, 1);
     if (!r->stream) return luaL_error(L, "this request is no stream");
+    if (lxd_request_taking(L, 1)) {
+        lua_pushliteral(L, "");
+        return 1;
+    }
     size_t n = r->body.used < READ_MAX ? r->body.used : READ_MAX;
     if (n == 0 && r->state == LXD_DONE) return 0;
-    push_bytes(L, h, &r->body, n);
-    lxd_buffer_take(&r->body, n);
+    if (!lxd_request_push_body(L, 1, n)) return 1;
     if (r->state == LXD_ACTIVE && r->recv_paused && r->body.used < LXD_ROOM / 2) {
         r->recv_paused = false;
         resume(r);
     }
-    return done(h, 1);
+    return 1;
 }
 
 static int l_request_write(lua_State *L)
 {
-    lxd_request *r = lxd_request_check(L, 1);
     size_t n;
-    const char *bytes = luaL_checklstring(L, 2, &n);
+    const char *bytes = luaL_checklstring(L, 2, &n); /* first: a number's text may collect garbage */
     lua_Number from = luaL_optnumber(L, 3, 1);
+    lxd_request *r = lxd_request_check(L, 1);
     luaL_argcheck(L, from >= 1 && from <= (lua_Number)n + 1, 3, "out of range");
     size_t skip = (size_t)from - 1;
     lxd_source *s = &r->source;
@@ -398,7 +456,7 @@ static int l_request_finish(lua_State *L)
 static int l_request_progress(lua_State *L)
 {
     lxd_request *r = lxd_request_check(L, 1);
-    if (r->easy) lxd_transfer_harvest(r);
+    if (r->easy && !r->ws) lxd_transfer_harvest(r);
     lua_pushinteger(L, (lua_Integer)r->source.given);
     lua_pushinteger(L, (lua_Integer)r->source.length);
     lua_pushinteger(L, (lua_Integer)r->received);
@@ -420,6 +478,14 @@ static int l_request_hash(lua_State *L)
 static int l_request_attempts(lua_State *L)
 {
     lua_pushinteger(L, lxd_request_check(L, 1)->attempts);
+    return 1;
+}
+
+static int l_request_began(lua_State *L)
+{
+    lxd_request *r = lxd_request_check(L, 1);
+    if (r->began == 0) return 0;
+    lua_pushnumber(L, (lua_Number)r->began / 1e9);
     return 1;
 }
 
@@ -460,8 +526,8 @@ static const luaL_Reg methods[] = {
     {"read", l_request_read},     {"write", l_request_write},
     {"finish", l_request_finish}, {"progress", l_request_progress},
     {"hash", l_request_hash},     {"attempts", l_request_attempts},
-    {"cancel", l_request_cancel}, {"close", l_request_close},
-    {NULL, NULL},
+    {"began", l_request_began},   {"cancel", l_request_cancel},
+    {"close", l_request_close},   {NULL, NULL},
 };
 
 static const luaL_Reg metamethods[] = {

@@ -46,6 +46,7 @@ typedef struct lxd_request {
     bool once;                   /* must not reach the server twice */
     bool stream;                 /* the answer's body is taken piece by piece */
     bool brief;                  /* a stream that its reader will cut off soon */
+    bool urgent;                 /* before those in line that aren't */
     struct lxd_websocket *ws;    /* owned; what its connection is to become, or NULL */
     size_t limit;                /* bytes of an answer in memory */
     int64_t timeout;             /* nanoseconds without progress; 0: no limit */
@@ -54,6 +55,7 @@ typedef struct lxd_request {
     curl_socket_t fd;            /* the socket that libcurl last wanted watched for it */
     bool shared;                 /* its connection carries others at the same time */
     int64_t uploaded;            /* bytes that libcurl had sent when that was last looked at */
+    int64_t began;               /* when libcurl got it; 0: not yet */
     int64_t touched;             /* when there was progress last */
     int socket_error;            /* errno of a socket that couldn't be made */
     lxd_handshake handshake;     /* with the server, where there was one */
@@ -69,6 +71,7 @@ typedef struct lxd_request {
     size_t head_bytes;           /* of all heads, provisional ones too */
     lxd_buffer head;             /* header lines of the final response */
     lxd_buffer body;             /* what wasn't taken yet */
+    lxd_buffer aside;            /* what came before it, while Lua makes a string of that */
     int64_t received;            /* bytes of the body */
     int64_t to_receive;          /* its length, -1: unknown */
     /* how it ended */
@@ -84,8 +87,21 @@ void lxd_request_blame(lxd_request *r, lxd_kind kind, int error, const char *for
 /* The request at an argument, ended if it is another process's. */
 lxd_request *lxd_request_check(lua_State *L, int arg);
 
-/* Pushes the first n bytes of what came and takes them out. False: a finalizer has closed the request
- * meanwhile, and nothing is left of it. */
+/* Bytes of the body that are there. */
+static inline size_t lxd_request_held(const lxd_request *r)
+{
+    return r->body.used + r->aside.used;
+}
+
+/* For the methods that take bytes of the body: call it before anything is looked at. */
+void lxd_request_prepare(lua_State *L);
+
+/* Whether this is a finalizer's call within another that takes bytes: it gets none. */
+bool lxd_request_taking(lua_State *L, int arg);
+
+/* After lxd_request_prepare, with nothing pushed since: pushes the first n bytes of what came and takes
+ * them out. More may have come meanwhile. False: a finalizer has closed the request meanwhile, and
+ * nothing is left of it. */
 bool lxd_request_push_body(lua_State *L, int arg, size_t n);
 
 /* Makes a request from the options at an index: pushes its userdata. Raises for a wrong option. */

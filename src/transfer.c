@@ -180,7 +180,7 @@ static size_t on_body(char *bytes, size_t one, size_t n, void *arg)
     lxd_request *r = arg;
     n *= one;
     lxd_engine_touch(r);
-    if (r->stream && r->body.used >= LXD_ROOM) {
+    if (r->stream && lxd_request_held(r) >= LXD_ROOM) {
         r->recv_paused = true;
         return CURL_WRITEFUNC_PAUSE;
     }

@@ -20,6 +20,8 @@
 #define HEAD_LIMIT ((size_t)64 * 1024) /* bytes of the handshake's answer, and of a refusal's body */
 #define CHUNK 16384                    /* bytes read at once; wslay asks for 4096 */
 #define MESSAGES 1024                  /* that wait, however short they are */
+#define PINGS 1024                     /* that are read while none of their pongs has gone out */
+#define BUDGET ((int64_t)256 * 1024)   /* bytes that one drive reads: others want their turn, too */
 #define KEY_SIZE 25                    /* 16 bytes in base64, and a NUL */
 
 /* One message, or as much of it as has come. */
@@ -31,20 +33,28 @@ typedef struct message {
 
 typedef enum stage { CONNECTING, ASKING, ANSWER, REFUSAL, OPEN } stage;
 
+/* Whether there was more to read than one drive may: from this turn of the poller, or an earlier one. */
+typedef enum rest { NONE, FRESH, OLD } rest;
+
 struct lxd_websocket {
     stage stage;
     wslay_event_context_ptr events; /* owned; NULL before the handshake is done */
     char key[KEY_SIZE];             /* Sec-WebSocket-Key */
     lxd_buffer out;                 /* what wasn't sent yet: the handshake, then frames */
     lxd_buffer in;                  /* what was read and not yet given to wslay */
-    message *messages;              /* owned, a ring of MESSAGES */
-    size_t first, count;
-    bool final, control;            /* of the frame under way */
+    message *messages;              /* owned, a ring with room for `room` */
+    size_t room, first, count;
+    bool final, control, ping;      /* of the frame under way */
+    bool masked;                    /* a frame is about to be sent */
+    size_t pongs;                   /* owed: pings that were read, less the pongs that were sent */
+    int64_t budget;                 /* bytes that this drive may still read */
+    rest rest;
     bool ended;                     /* the peer has closed, or it broke off */
     bool no_memory;
     bool stuck;                     /* the kernel has no room for what goes out */
     bool cut;                       /* nothing can be sent any more */
     bool wants_room;                /* a sender was turned away */
+    bool deaf;                      /* nothing is read until Lua has taken some of what came */
 };
 
 lxd_websocket *lxd_websocket_new(void)
@@ -52,6 +62,7 @@ lxd_websocket *lxd_websocket_new(void)
     lxd_websocket *w = LXD_CALLOC(1, sizeof *w);
     if (!w) return NULL;
     w->messages = LXD_CALLOC(MESSAGES, sizeof *w->messages);
+    w->room = MESSAGES;
     if (w->messages) return w;
     LXD_FREE(w);
     return NULL;
@@ -94,6 +105,7 @@ static bool receive(lxd_request *r, lxd_buffer *to)
         return false;
     }
     lxd_engine_touch(r);
+    w->budget -= (int64_t)n;
     if (!lxd_buffer_add(to, chunk, n)) w->no_memory = true;
     return !w->no_memory;
 }
@@ -121,7 +133,23 @@ static void flush(lxd_request *r)
 
 static bool full(const lxd_request *r)
 {
-    return r->body.used >= LXD_ROOM || r->ws->count >= MESSAGES;
+    return lxd_request_held(r) >= LXD_ROOM || r->ws->count >= MESSAGES;
+}
+
+/* Whether nothing is read until pongs have gone out: who sends pings and reads nothing fills our memory. */
+static bool owes(const lxd_websocket *w)
+{
+    return w->pongs >= PINGS;
+}
+
+/* Reads more for wslay. What the budget leaves is with the kernel, or with OpenSSL, of which epoll knows
+ * nothing (libcurl >= 8.12 has it read ahead): the poller comes again. */
+static bool receive_more(lxd_request *r)
+{
+    lxd_websocket *w = r->ws;
+    if (w->budget > 0) return receive(r, &w->in);
+    w->rest = FRESH;
+    return false;
 }
 
 /* ---- wslay's callbacks ------------------------------------------------------------------------ */
@@ -131,7 +159,7 @@ static ssize_t on_receive(wslay_event_context_ptr events, uint8_t *to, size_t n,
     (void)flags;
     lxd_request *r = arg;
     lxd_buffer *in = &r->ws->in;
-    if (full(r) || (in->used == 0 && !receive(r, in))) {
+    if (full(r) || owes(r->ws) || r->ws->no_memory || (in->used == 0 && !receive_more(r))) {
         wslay_event_set_error(events, WSLAY_ERR_WOULDBLOCK);
         return -1;
     }
@@ -157,18 +185,37 @@ static ssize_t on_send(wslay_event_context_ptr events, const uint8_t *bytes, siz
         wslay_event_set_error(events, WSLAY_ERR_WOULDBLOCK);
         return -1;
     }
+    if (w->masked && (bytes[0] & 15) == WSLAY_PONG && w->pongs > 0) w->pongs--;
+    w->masked = false;
     return (ssize_t)n;
 }
 
+/* Each frame is masked before its first byte is sent. */
 static int on_mask(wslay_event_context_ptr events, uint8_t *mask, size_t n, void *arg)
 {
-    (void)events, (void)arg;
+    (void)events;
+    ((lxd_request *)arg)->ws->masked = true;
     return RAND_bytes(mask, (int)n) == 1 ? 0 : -1;
 }
 
 static message *last_message(lxd_websocket *w)
 {
-    return w->count > 0 ? &w->messages[(w->first + w->count - 1) % MESSAGES] : NULL;
+    return w->count > 0 ? &w->messages[(w->first + w->count - 1) % w->room] : NULL;
+}
+
+/* Makes room for one more message. wslay parses what it has read without asking again: a few more than
+ * MESSAGES may come. */
+static bool reserve_message(lxd_websocket *w)
+{
+    if (w->count < w->room) return true;
+    message *more = LXD_CALLOC(w->room * 2, sizeof *more);
+    if (!more) return false;
+    for (size_t i = 0; i < w->count; i++) more[i] = w->messages[(w->first + i) % w->room];
+    LXD_FREE(w->messages);
+    w->messages = more;
+    w->first = 0;
+    w->room *= 2;
+    return true;
 }
 
 static void on_frame(wslay_event_context_ptr events,
@@ -177,11 +224,16 @@ static void on_frame(wslay_event_context_ptr events,
     (void)events;
     lxd_websocket *w = ((lxd_request *)arg)->ws;
     w->control = wslay_is_ctrl_frame(frame->opcode);
+    w->ping = frame->opcode == WSLAY_PING;
     if (w->control) return;
     w->final = frame->fin;
     message *last = last_message(w);
     if (last && !last->final) return;
-    w->messages[(w->first + w->count) % MESSAGES] = (message){.opcode = frame->opcode};
+    if (w->no_memory || !reserve_message(w)) {
+        w->no_memory = true;
+        return;
+    }
+    w->messages[(w->first + w->count) % w->room] = (message){.opcode = frame->opcode};
     w->count++;
 }
 
@@ -192,7 +244,7 @@ static void on_bytes(wslay_event_context_ptr events,
     lxd_request *r = arg;
     lxd_websocket *w = r->ws;
     message *last = last_message(w);
-    if (w->control || !last) return;
+    if (w->control || w->no_memory || !last) return;
     if (!lxd_buffer_add(&r->body, (const char *)chunk->data, chunk->data_length)) {
         w->no_memory = true;
         return;
@@ -207,7 +259,8 @@ static void on_frame_end(wslay_event_context_ptr events, void *arg)
     (void)events;
     lxd_request *r = arg;
     message *last = last_message(r->ws);
-    if (r->ws->control || !r->ws->final || !last) return;
+    if (r->ws->ping) r->ws->pongs++;
+    if (r->ws->control || r->ws->no_memory || !r->ws->final || !last) return;
     last->final = true;
     note(r);
 }
@@ -237,8 +290,12 @@ static bool ask(lxd_request *r)
     if (RAND_bytes(nonce, sizeof nonce) != 1) return false;
     EVP_EncodeBlock((unsigned char *)w->key, nonce, sizeof nonce);
     if (!say_where(w, r->url)) return false;
-    for (const struct curl_slist *h = r->headers; h; h = h->next)
-        if (!say(w, h->data) || !say(w, "\r\n")) return false;
+    for (const struct curl_slist *h = r->headers; h; h = h->next) {
+        /* An empty one is `Name;` to libcurl (request.c). */
+        const char *line = h->data, *empty = strchr(line, ':') ? NULL : strchr(line, ';');
+        size_t n = empty ? (size_t)(empty - line) : strlen(line);
+        if (!lxd_buffer_add(&w->out, line, n) || !say(w, empty ? ":\r\n" : "\r\n")) return false;
+    }
     return say(w, "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
                   "Sec-WebSocket-Key: ") &&
            say(w, w->key) && say(w, "\r\n\r\n");
@@ -373,15 +430,26 @@ static void read_refusal(lxd_request *r)
 
 /* ---- open ------------------------------------------------------------------------------------- */
 
+/* Whether nothing keeps it from going on. */
+static bool goes(const lxd_websocket *w)
+{
+    return !w->stuck && !w->cut && !w->ended && !w->no_memory;
+}
+
 static void exchange(lxd_request *r)
 {
     lxd_websocket *w = r->ws;
-    int received = wslay_event_recv(w->events), sent;
+    int received, sent;
+    bool owed;
     do {
-        sent = wslay_event_send(w->events);
-        flush(r); /* there may be room by now for what wslay was told to keep */
-    } while (sent == 0 && !w->stuck && !w->cut && !w->ended && !w->no_memory &&
-             wslay_event_want_write(w->events));
+        received = wslay_event_recv(w->events);
+        owed = owes(w);
+        do {
+            sent = wslay_event_send(w->events);
+            flush(r); /* there may be room by now for what wslay was told to keep */
+        } while (sent == 0 && goes(w) && wslay_event_want_write(w->events));
+    } while (owed && received == 0 && sent == 0 && goes(w));
+    if (w->cut && owes(w)) w->ended = true; /* whoever still pings will never have an answer */
     if (received == WSLAY_ERR_NOMEM || sent == WSLAY_ERR_NOMEM) {
         w->no_memory = true;
     } else if (received != 0 || sent != 0) {
@@ -410,7 +478,10 @@ static void settle(lxd_request *r)
         return;
     }
     int what = w->stage == ASKING || w->stuck ? LXD_OUT : 0;
-    if (w->stage != OPEN || !full(r)) what |= LXD_IN;
+    w->deaf = w->stage == OPEN && full(r);
+    if (w->deaf || w->rest == NONE) w->rest = NONE;
+    else r->engine->eager = true;
+    if (!w->deaf && !owes(w)) what |= LXD_IN;
     if (!lxd_engine_watch(r, what)) {
         lxd_request_blame(r, LXD_FAILED, 0, "the socket can't be watched");
         lxd_engine_end(r);
@@ -420,6 +491,8 @@ static void settle(lxd_request *r)
 void lxd_websocket_drive(lxd_request *r)
 {
     lxd_websocket *w = r->ws;
+    w->budget = BUDGET;
+    w->rest = NONE;
     if (w->stage == ASKING) {
         flush(r);
         if (w->cut) w->ended = true;
@@ -429,6 +502,17 @@ void lxd_websocket_drive(lxd_request *r)
     if (w->stage == REFUSAL) read_refusal(r);
     if (w->stage == OPEN && r->kind == LXD_NO_FAILURE) exchange(r);
     settle(r);
+}
+
+void lxd_websocket_go_on(lxd_request *r)
+{
+    lxd_websocket *w = r->ws;
+    if (w->rest == OLD) {
+        lxd_websocket_drive(r);
+    } else if (w->rest == FRESH) {
+        w->rest = OLD;
+        r->engine->eager = true;
+    }
 }
 
 void lxd_websocket_begin(lxd_request *r)
@@ -457,41 +541,44 @@ static lxd_request *check(lua_State *L)
  * it. Nothing: there is none. */
 static int l_receive(lua_State *L)
 {
+    lxd_request_prepare(L);
     lxd_request *r = check(L);
     lxd_websocket *w = r->ws;
-    if (w->count == 0) return 0;
+    if (w->count == 0 || lxd_request_taking(L, 1)) return 0;
     message *m = &w->messages[w->first];
-    if (m->left == 0 && !m->final) return 0;
-    size_t n = m->left;
-    bool text = m->opcode == WSLAY_TEXT_FRAME, final = m->final, was_full = full(r);
+    /* Less is there where memory has run out. */
+    size_t n = m->left < r->body.used ? m->left : r->body.used;
+    bool text = m->opcode == WSLAY_TEXT_FRAME, final = m->final && n == m->left;
+    if (n == 0 && !final) return 0;
     if (!lxd_request_push_body(L, 1, n)) return 0; /* closed by a finalizer meanwhile */
-    m->left = 0;
+    m = &w->messages[w->first]; /* one may have driven the poller, and more of it have come */
+    m->left -= n;
     if (final) {
-        w->first = (w->first + 1) % MESSAGES;
+        w->first = (w->first + 1) % w->room;
         w->count--;
     }
-    lua_pushstring(L, text ? "text" : "binary");
-    lua_pushboolean(L, final);
-    if (was_full && r->state == LXD_ACTIVE && !full(r)) {
+    if (w->deaf && r->state == LXD_ACTIVE && !full(r)) {
         lxd_poller *p = r->engine->poller;
         lxd_websocket_drive(r);
         lxd_poller_settle(p);
     }
+    lua_pushstring(L, text ? "text" : "binary"); /* last: a finalizer may close the request */
+    lua_pushboolean(L, final);
     return 3;
 }
 
 /* Sends a message: true; false: there is no room, or it isn't open yet; nil: it is over. */
 static int l_send(lua_State *L)
 {
-    lxd_request *r = check(L);
-    lxd_websocket *w = r->ws;
     size_t n;
-    const char *bytes = luaL_checklstring(L, 2, &n);
+    const char *bytes = luaL_checklstring(L, 2, &n); /* first: a number's text may collect garbage */
     static const char *const types[] = {"binary", "text", NULL};
     struct wslay_event_msg m = {
         .opcode = luaL_checkoption(L, 3, "binary", types) == 0 ? WSLAY_BINARY_FRAME : WSLAY_TEXT_FRAME,
         .msg = (const uint8_t *)bytes, .msg_length = n,
     };
+    lxd_request *r = check(L);
+    lxd_websocket *w = r->ws;
     if (r->state == LXD_DONE) return 0;
     if (w->stage != OPEN || wslay_event_get_queued_msg_length(w->events) >= LXD_ROOM) {
         w->wants_room = true;

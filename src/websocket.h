@@ -23,6 +23,9 @@ bool lxd_websocket_began(const lxd_request *r);
 /* Reads and writes as much as goes without waiting. */
 void lxd_websocket_drive(lxd_request *r);
 
+/* Once a turn: drives it where the drive of an earlier turn has left something to read. */
+void lxd_websocket_go_on(lxd_request *r);
+
 /* Puts the methods of a request that is a WebSocket into the table at the top of the stack. */
 void lxd_websocket_methods(lua_State *L);
 

@@ -56,6 +56,45 @@ describe("engine", function()
     assert.equal(0, (engine:count()))
   end)
 
+  it("lets the urgent go before all others, among themselves in order", function()
+    local engine, server = support.open { connections = 1 }
+    local requests = {}
+    local function put(number, urgent)
+      requests[#requests + 1] = support.get { url = "http://lxd/" .. number, urgent = urgent }
+    end
+    put(1)
+    put(5)
+    put(2, true)
+    put(3, true)
+    put(6)
+    requests[3]:close()
+    put(4, true)
+    local c = server:accept()
+    for _, number in ipairs { 1, 3, 4, 5, 6 } do
+      assert.matches("GET /" .. number .. " ", (c:request()))
+      c:answer "x"
+    end
+    support.until_(function()
+      return engine:count() == 0
+    end)
+  end)
+
+  it("knows when a request left the line", function()
+    local _, server = support.open { connections = 1 }
+    local before = core.now()
+    local first, second = support.get(), support.get()
+    local c = server:accept()
+    c:request()
+    assert.is_nil(second:began())
+    local between = core.now()
+    assert.is_true(before <= first:began() and first:began() <= between)
+    c:answer "x"
+    c:request()
+    assert.is_true(second:began() >= between)
+    c:answer "x"
+    assert.equal(200, (support.finish(second)))
+  end)
+
   it("goes on in the queue when the one before is cancelled or closed", function()
     local engine, server = support.open { connections = 1 }
     local first, second, third = support.get(), support.get { url = "http://lxd/2" },
@@ -203,6 +242,54 @@ describe("engine", function()
     local kind, failure = support.failure(r)
     assert.is_true(kind == "connect" or kind == "lost")
     assert.is_string(failure.message)
+  end)
+
+  it("takes no socket for one that libcurl has closed without a word", function()
+    support.open()
+    local _, engine = support.give_up()
+    local c = support.server
+    local fd, port = posix.listen_tcp()
+    posix.close(c.fd)
+    c.fd = fd
+    local r = engine:submit { method = "GET", url = ("http://127.0.0.1:%d/"):format(port) }
+    c = c:accept()
+    c:head()
+    -- The resolver's pair of sockets gets the numbers.
+    local named = engine:submit { method = "GET", url = "http://nowhere.invalid/" }
+    local status, failure = support.finish(named)
+    assert.is_nil(status)
+    assert.equal("connect", failure.kind)
+    c:answer "still here"
+    assert.equal(200, (support.finish(r)))
+  end)
+
+  it("waits for no lookup of a name that a request gave up", function()
+    local slow = support.file("slow.c", [[
+      #include <netdb.h>
+      #include <unistd.h>
+      int getaddrinfo(const char *host, const char *port, const struct addrinfo *like, struct addrinfo **out)
+      { (void)host, (void)port, (void)like, (void)out; sleep(5); return EAI_AGAIN; }
+    ]])
+    assert(os.execute(("cc -shared -fPIC -o %s.so %s"):format(slow, slow)))
+    local script = support.file("script.lua", ([[
+      package.cpath = %q
+      local core = require "lualxd.core"
+      local p, t = core.poller(), core.now()
+      local e = core.engine(p, { connections = 2, timeout = 0.1 })
+      local r = e:submit { method = "GET", url = "http://slow.invalid/" }
+      while r:state() ~= "done" do p:wait(1) p:step({}) end
+      r = e:submit { method = "GET", url = "http://other.invalid/" }
+      r:cancel()
+      local f = io.open(%q, "w")
+      f:write(tostring(core.now() - t))
+      f:close()
+    ]]):format(package.cpath, support.directory .. "/took"))
+    local i = -1
+    while arg[i - 1] do i = i - 1 end
+    local ok = os.execute(("LD_PRELOAD=$LD_PRELOAD:%s.so timeout 20 %s %s"):format(slow, arg[i], script))
+    assert(ok == true or ok == 0)
+    local took = tonumber(assert(io.open(support.directory .. "/took")):read "*a")
+    assert(took >= 0.1 and took < 3, took)
   end)
 
   it("speaks neither through a proxy nor with a .netrc", function()

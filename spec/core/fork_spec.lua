@@ -201,4 +201,48 @@ describe("after a fork", function()
       support.poller:close()
     end)
   end)
+
+  it("a child touches no file that has the number of a socket which libcurl has closed", function()
+    support.open()
+    support.give_up()
+    local files = {}
+    for i = 1, 8 do
+      files[i] = assert(io.open(support.directory .. "/file" .. i, "w"))
+      files[i]:setvbuf "no"
+    end
+    local child = support.fork(function()
+      support.poller:step({})
+      for _, f in ipairs(files) do
+        assert(f:write "x")
+      end
+    end)
+    assert.equal(0, posix.waitpid(child))
+    for _, f in ipairs(files) do
+      f:close()
+    end
+  end)
+
+  it("an event of a socket that a child has kept open finds nobody", function()
+    support.open()
+    local fd, port = posix.listen_tcp(0)
+    local engine = assert(core.engine(support.poller, { connections = 8, timeout = 60 }))
+    local deaf = {}
+    for i = 1, 4 do
+      deaf[i] = engine:submit { method = "GET", url = ("http://127.0.0.1:%d/"):format(port), timeout = 0.2 }
+    end
+    local child = assert(posix.fork())
+    if child == 0 then
+      posix.sleep(3)
+      posix.exit(0)
+    end
+    support.finish(deaf[4])
+    support.get() -- takes the number
+    posix.close(fd) -- the next SYN of what was given up is refused
+    local till = core.now() + 1.5
+    while core.now() < till do
+      support.poller:step({}, 0.1)
+    end
+    assert.equal(0, posix.waitpid(child))
+    assert.equal(1, (support.engine:count()))
+  end)
 end)

@@ -133,4 +133,29 @@ describe("base64", function()
       core.base64(("x"):rep(65537))
     end)
   end)
+
+  it("asks nobody for the password of an encrypted certificate", function()
+    local pem = "-----BEGIN CERTIFICATE-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,"
+      .. "00112233445566778899AABBCCDDEEFF\n\n" .. ("A"):rep(64) .. "\n-----END CERTIFICATE-----\n"
+    local certificate, message = support.core.certificate(pem)
+    assert.is_nil(certificate)
+    assert.matches("no certificate", message)
+    if os.getenv "LUALXD_SANITIZED" then
+      return -- the child below couldn't load this core
+    end
+    -- Where there is no terminal, OpenSSL asks on standard error.
+    local index, path = 0, os.tmpname()
+    while arg[index - 1] do
+      index = index - 1
+    end
+    local file = assert(io.open(path, "w"))
+    file:write(string.format("print((require('lualxd.core').certificate(%q)))", pem))
+    file:close()
+    local pipe = assert(io.popen(string.format("LUA_PATH='%s' LUA_CPATH='%s' setsid '%s' %s 2>&1 < /dev/null",
+      package.path, package.cpath, arg[index], path)))
+    local out = pipe:read "*a"
+    pipe:close()
+    os.remove(path)
+    assert.are.equal("nil\n", out)
+  end)
 end)

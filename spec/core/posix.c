@@ -55,14 +55,14 @@ static int l_listen(lua_State *L)
     return 1;
 }
 
-/* listen_tcp() -> fd, port: on 127.0.0.1, not blocking */
+/* listen_tcp(backlog) -> fd, port: on 127.0.0.1, not blocking */
 static int l_listen_tcp(lua_State *L)
 {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof a;
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) return fail(L);
-    if (bind(fd, (struct sockaddr *)&a, size) != 0 || listen(fd, 16) != 0 ||
+    if (bind(fd, (struct sockaddr *)&a, size) != 0 || listen(fd, (int)luaL_optinteger(L, 1, 16)) != 0 ||
         getsockname(fd, (struct sockaddr *)&a, &size) != 0) {
         int error = errno;
         close(fd);

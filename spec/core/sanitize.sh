@@ -13,6 +13,7 @@ unset LUA_INIT LD_PRELOAD
 
 sanitize=(-std=c11 -D_GNU_SOURCE -O1 -g -fno-omit-frame-pointer
     -fsanitize=address -fsanitize=undefined -fno-sanitize-recover=all)
+thread=(-std=c11 -D_GNU_SOURCE -O1 -g -fno-omit-frame-pointer -fsanitize=thread)
 libraries=(-lcurl -lwslay -lssl -lcrypto -lpthread)
 
 # Runs a suite and adds up what its last line counts; one without such a line, or with a status
@@ -41,7 +42,7 @@ specs() {
 }
 
 build() {
-    mkdir -p build/asan/lua5.4/lualxd build/asan/luajit/lualxd build/valgrind/lualxd || return
+    mkdir -p build/asan/lua5.4/lualxd build/asan/luajit/lualxd build/valgrind/lualxd build/tsan/lualxd || return
     local lua54 luajit
     read -ra lua54 < <(pkg-config --cflags --libs lua5.4)
     read -ra luajit < <(pkg-config --cflags luajit)
@@ -52,6 +53,9 @@ build() {
         -o build/asan/luajit/lualxd/core.so "${luajit[@]}" "${libraries[@]}" || return
     clang "${sanitize[@]}" -Isrc -include spec/core/harness.h spec/core/harness.c src/*.c \
         -o build/asan/harness "${lua54[@]}" "${libraries[@]}" || return
+    clang "${thread[@]}" -rdynamic spec/core/driver.c -o build/tsan/lua "${lua54[@]}" || return
+    clang "${thread[@]}" -fPIC -shared -Isrc src/*.c -o build/tsan/lualxd/core.so \
+        "${lua54[@]}" "${libraries[@]}" || return
     cc -std=c11 -D_GNU_SOURCE -O1 -g -fPIC -shared -Isrc src/*.c -o build/valgrind/lualxd/core.so \
         "${lua54[@]}" "${libraries[@]}"
 }
@@ -68,6 +72,10 @@ ASAN_OPTIONS=detect_leaks=0 \
     suite "specs, LuaJIT, ASan" \
     specs build/asan/luajit env LD_PRELOAD="$(clang -print-file-name=libclang_rt.asan-x86_64.so)" \
     luajit /usr/bin/busted -o plainTerminal spec/core
+
+# The one other thread that there is.
+TSAN_OPTIONS=halt_on_error=1:exitcode=66 suite "waiter, Lua 5.4, TSan" \
+    specs build/tsan build/tsan/lua /usr/bin/busted -o plainTerminal spec/core/waiter_spec.lua
 
 head -c 3000 /dev/urandom > "$work/file"
 ASAN_OPTIONS=detect_leaks=1 suite "memory that fails" build/asan/harness "$work/file"

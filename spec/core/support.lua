@@ -208,6 +208,24 @@ function support.get(fields)
   return support.engine:submit(options)
 end
 
+-- A connect that is given up: libcurl closes its socket without saying so. Gives a request that is under
+-- way on the same engine, and the engine.
+function support.give_up()
+  local fd, port = posix.listen_tcp(0)
+  local url = ("http://127.0.0.1:%d/"):format(port)
+  local engine = assert(core.engine(support.poller, { connections = 8, timeout = 60 }))
+  local good = engine:submit { method = "GET", url = url }
+  local deaf = {}
+  for i = 1, 3 do -- more than its backlog: these stay connects
+    deaf[i] = engine:submit { method = "GET", url = url, timeout = 0.2 }
+  end
+  for _, r in ipairs(deaf) do
+    support.finish(r)
+  end
+  posix.close(fd)
+  return good, engine
+end
+
 -- Drives the client until a request has ended; gives its result.
 function support.finish(request)
   support.until_(function()
