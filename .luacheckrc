@@ -2,7 +2,8 @@
 std = "min"
 max_line_length = 120
 read_globals = { "ngx", "newproxy", "jit", math = { fields = { "type", "tointeger" } },
-  table = { fields = { "unpack" } }, "unpack" }
+  table = { fields = { "unpack" } }, "unpack",
+  coroutine = { fields = { "_create", "_resume", "_status", "_yield" } } } -- nginx's, see lualxd/loop/task.lua
 files["spec"] = { std = "max+busted" }
 files["bench"] = { std = "max" }
 files["examples"] = { std = "max" }

@@ -3,7 +3,6 @@ if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lu
 local errors = require "lualxd.error"
 local loop = require "lualxd.loop"
 local options = require "lualxd.options"
-local tasks = require "lualxd.loop.task"
 
 local unpack = table.unpack or unpack
 
@@ -17,7 +16,7 @@ function meta:__tostring()
   return "lualxd.task (" .. (self.ended.set and (self.failed and "failed" or "done") or "running") .. ")"
 end
 
-local groups = setmetatable({}, { __mode = "k" }) -- scheduler's task -> the `run` it belongs to
+local groups = setmetatable({}, { __mode = "k" }) -- task or coroutine -> the `run` it belongs to
 
 local function pack(...)
   return { n = select("#", ...), ... }
@@ -28,8 +27,8 @@ local function start(group, f, ...)
   local arguments = pack(...)
   local this = setmetatable({ ended = loop.condition(), group = group, joined = false }, meta)
   group.count = group.count + 1
-  loop.start(function()
-    groups[tasks.running()] = group
+  loop.fork(function()
+    groups[loop.identity()] = group
     local outcome = pack(pcall(f, unpack(arguments, 1, arguments.n)))
     if outcome[1] then
       this.results = pack(unpack(outcome, 2, outcome.n))
@@ -71,13 +70,13 @@ function task.run(f, ...)
   return unpack(root.results, 1, root.results.n)
 end
 
----Starts another task beside the running one; it runs until its first wait before `spawn` returns.
+---Starts another task beside the running one.
 ---@param f function
 ---@param ... any its arguments
 ---@return lualxd.task
 function task.spawn(f, ...)
   options.argument(f, "callable", "lxd.spawn: f")
-  local running = tasks.running()
+  local running = loop.identity()
   local group = running and groups[running]
   if not group then
     error("lxd.spawn works inside a task only; start one with lxd.run", 2)

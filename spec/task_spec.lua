@@ -85,7 +85,7 @@ describe("task:join", function()
 end)
 
 describe("lxd.spawn", function()
-  it("raises outside of a task", function()
+  it("raises outside of a task #blocking", function()
     assert.has_error(function()
       lxd.spawn(print)
     end, "lxd.spawn works inside a task only; start one with lxd.run")
@@ -93,7 +93,7 @@ describe("lxd.spawn", function()
 end)
 
 describe("lxd.sleep", function()
-  it("lets others go on, in a task, outside, and in a coroutine of the script's own", function()
+  it("lets others go on, in a task, outside, and in a coroutine of the script's own #builtin", function()
     local order = {}
     lxd.run(function()
       lxd.spawn(function()
@@ -113,7 +113,7 @@ describe("lxd.sleep", function()
     assert.is_true(core.now() - before >= 0.02)
   end)
 
-  it("gives the others a turn also for no time", function()
+  it("gives the others a turn also for no time #builtin", function()
     local order = {}
     lxd.run(function()
       local task = lxd.spawn(function()
@@ -154,7 +154,7 @@ describe("lxd.sleep", function()
 end)
 
 describe("a coroutine.yield in a task", function()
-  it("is a turn for the others", function()
+  it("is a turn for the others #builtin", function()
     assert.are.equal("done", lxd.run(function()
       coroutine.yield()
       return "done"

@@ -1,21 +1,28 @@
 -- Waiting, for all of this Lua state: one poller below, and above it whoever waits. Code that has to
 -- wait does so on a condition; which loop makes the time pass is decided here and nowhere else.
 --
--- Whatever waits (a script, a task, later a foreign loop) drives everything: it steps the poller,
+-- Whatever waits (a script, a task, a coroutine of a foreign loop) drives everything: it steps the poller,
 -- wakes whom the news concern and runs the tasks that are ready. So changes go on while anything waits.
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local core = require "lualxd.core"
-local poll = require "lualxd.loop.poll"
+local foreign = require "lualxd.loop.foreign"
 local tasks = require "lualxd.loop.task"
 local timers = require "lualxd.loop.timers"
+local which = require "lualxd.loop.which"
 
 local loop = {}
 
 local poller -- opened by the first that needs it: `require "lualxd"` does no I/O
 local news = {} -- filled by poller:step
-local watched = {} -- request id -> condition
+-- Request id -> condition. Weak: whoever waits for a request holds it, and when a foreign loop drops a
+-- coroutine that waits, its request goes with it.
+local watched = setmetatable({}, { __mode = "v" })
 local flows = {} -- tasks whose work must be handed over before the script may end -> their owner
 local flow_count = 0
+local next_handover = nil -- fired when a flow has handed over its work
+local shown = false -- a foreign loop waits for the poller's descriptor
+local turning = false -- `turn` is under way; it reminds at its end
+local alarm -- what the poller was last told by `remind`
 local sentinel -- collected first when the Lua state closes, see `arm`
 
 local DEFAULT_FLUSH = 30
@@ -23,12 +30,34 @@ local FOREVER = math.huge
 
 ---@class lualxd.condition something that one can wait for; `set` stays true once fired
 ---@field set boolean
----@field waiters table[]? tasks parked on it
+---@field link { loop: lualxd.adapter? }? of a client that was told which loop it is in
+---@field waiters table[]? who is parked on it: tasks, and waiters in foreign loops
+---@field abandoned fun(self)? called when one who waited for it in a foreign loop is known to be killed
 
+---@param link { loop: lualxd.adapter? }? the client's that it is about
 ---@return lualxd.condition
-function loop.condition()
-  return { set = false }
+function loop.condition(link)
+  return { set = false, link = link }
 end
+
+-- Has the poller's descriptor tell a foreign loop also of what isn't the core's: timers, tasks.
+function loop.remind()
+  if not shown or turning then
+    return
+  end
+  local at
+  if tasks.any_ready() or foreign.poked() then
+    at = 0
+  else
+    at = timers.next()
+  end
+  if at ~= alarm then
+    alarm = at
+    poller:alarm(at)
+  end
+end
+
+timers.on_earlier = loop.remind
 
 ---The poller of this Lua state.
 ---@return lualxd.core.poller
@@ -47,8 +76,14 @@ function loop.fire(condition)
   if waiters then
     condition.waiters = nil
     for index = 1, #waiters do
-      tasks.wake(waiters[index], condition)
+      local waiter = waiters[index]
+      if waiter.rouse then
+        waiter:rouse()
+      else
+        tasks.wake(waiter)
+      end
     end
+    loop.remind()
   end
 end
 
@@ -79,14 +114,38 @@ local function step(seconds)
   end
 end
 
----News, timers, one round of the tasks that are ready.
----@param seconds number? to wait for news at most; nil: not at all
-local function turn(seconds)
+local forbidden -- why whoever runs now must not wait, where it mustn't
+
+local function turn_once(seconds)
   step(seconds)
   timers.expire(core.now())
   tasks.round()
 end
+
+---News, timers, one round of the tasks that are ready.
+---@param seconds number? to wait for news at most; nil: not at all
+local function turn(seconds)
+  local outer, why = turning, forbidden
+  turning, forbidden = true, nil
+  local ok, problem = pcall(turn_once, seconds)
+  turning, forbidden = outer, why
+  loop.remind()
+  if not ok then
+    error(problem, 0)
+  end
+end
 loop.turn = turn
+
+---The poller's descriptor, for a foreign loop: readable when `turn` has something to do.
+---@return integer
+function loop.pollfd()
+  local fd = loop.poller():pollfd()
+  if not shown then
+    shown = true
+    loop.remind()
+  end
+  return fd
+end
 
 ---Seconds until `turn` has something to do even without news; nil: none will be due.
 ---@return number?
@@ -117,8 +176,6 @@ local function drive(condition, deadline)
   return true
 end
 
-local forbidden -- why nothing may wait now, while something must not
-
 ---Calls a function that must not wait: if it does, that raises `why`.
 ---@param why string
 ---@param f function
@@ -137,7 +194,8 @@ function loop.without_waiting(why, f, ...)
   return restore(pcall(f, ...))
 end
 
----Waits until the condition is set: a task is suspended, anything else drives.
+---Waits until the condition is set: a task is suspended, a coroutine of a foreign loop waits in that loop,
+---anything else drives.
 ---@param condition lualxd.condition
 ---@param deadline number? of core.now()'s clock
 ---@return boolean set false when the deadline came first
@@ -151,7 +209,31 @@ function loop.await(condition, deadline)
   if task then
     return tasks.park(task, condition, deadline)
   end
+  local link = condition.link
+  local adapter = which.here(link and link.loop)
+  if adapter then
+    return foreign.await(loop, adapter, condition, deadline)
+  end
   return drive(condition, deadline)
+end
+
+---Gives all others a turn, once: for whoever got an answer without having had to wait for it.
+---@param link { loop: lualxd.adapter? }
+function loop.breathe(link)
+  if not forbidden and (tasks.running() or which.here(link.loop)) then
+    loop.await(loop.condition(link), core.now())
+  end
+end
+
+---What tells the running task or coroutine of a foreign loop from others; nil in the main program.
+---@return any
+function loop.identity()
+  local task = tasks.running()
+  if task then
+    return task
+  end
+  local thread, main = coroutine.running()
+  return not main and thread or nil
 end
 
 ---A new task. It runs until its first wait before this returns.
@@ -166,8 +248,34 @@ function loop.start(f, owner)
     flow_count = flow_count + 1
     loop.arm()
   end
-  tasks.resume(task)
+  local why = forbidden -- which is for the caller
+  forbidden = nil
+  local ok, problem = pcall(tasks.resume, task)
+  forbidden = why
+  loop.remind()
+  if not ok then
+    error(problem, 0)
+  end
+  if owner and flows[task] then
+    local adapter = which.flowing()
+    if adapter then
+      foreign.attend(loop, adapter)
+    end
+  end
   return task
+end
+
+---Runs a script's function beside the caller: in a foreign loop as one of that loop's own coroutines, so that it may
+---use that loop; otherwise as a task.
+---@param f function must not raise
+---@param link { loop: lualxd.adapter? }? the client's
+function loop.fork(f, link)
+  local adapter = not tasks.running() and which.here(link and link.loop)
+  if adapter and adapter.thread then
+    adapter.thread(f)
+  else
+    loop.start(f)
+  end
 end
 
 ---Tells that a flow has handed its work to the server, or has ended.
@@ -176,33 +284,40 @@ function loop.handed_over(task)
   if flows[task] then
     flows[task] = nil
     flow_count = flow_count - 1
+    if next_handover then
+      local condition = next_handover
+      next_handover = nil
+      loop.fire(condition)
+    end
   end
+end
+
+---@return boolean whether some work isn't handed over
+function loop.flowing()
+  return flow_count > 0
 end
 
 local function pending(owner)
   for _, of in pairs(flows) do
-    if owner == nil or of == owner then
+    if of == owner then
       return true
     end
   end
   return false
 end
 
----Lets the flows of an owner (all, if nil) hand over their work.
----@param owner any?
+---Lets the flows of an owner hand over their work.
+---@param owner any
 ---@param timeout number seconds
-function loop.flush(owner, timeout)
+---@param finalizing boolean? the caller is a finalizer, which can't be suspended
+function loop.flush(owner, timeout, finalizing)
   local deadline = core.now() + timeout
-  while pending(owner) do
-    local now = core.now()
-    if now >= deadline then
-      return
-    end
-    -- No flow tells when it is done, so wake up with every piece of news.
-    turn()
-    if pending(owner) and not tasks.any_ready() then
-      local due = timers.next() or deadline
-      poll.wait(loop.poller(), math.max(0, math.min(due, deadline) - now))
+  while pending(owner) and core.now() < deadline do
+    next_handover = next_handover or loop.condition(owner)
+    if finalizing then
+      drive(next_handover, deadline)
+    else
+      loop.await(next_handover, deadline)
     end
   end
 end
@@ -218,6 +333,24 @@ local function on_collect(f)
 end
 loop.on_collect = on_collect
 
+-- Lets every client's flows hand over their work, each for as long as its requests may be without progress.
+local function flush_all()
+  local started, owners = core.now(), {}
+  for _, owner in pairs(flows) do
+    owners[owner] = owner.timeout or DEFAULT_FLUSH
+  end
+  local list = {}
+  for owner in pairs(owners) do
+    list[#list + 1] = owner
+  end
+  table.sort(list, function(a, b)
+    return owners[a] < owners[b]
+  end)
+  for _, owner in ipairs(list) do
+    loop.flush(owner, started + owners[owner] - core.now(), true)
+  end
+end
+
 ---When a Lua state closes, finalizers run newest first. A sentinel made after every request of a flow
 ---therefore runs while all of them are still alive, and sends what the script left unsent.
 ---LuaJIT (2.1.0-beta3) now and then loops for ever when compiled code runs in a finalizer of lua_close, so lualxd's
@@ -227,7 +360,7 @@ function loop.arm()
   local this
   this = on_collect(function()
     if this == sentinel and flow_count > 0 and core.pid() == pid then
-      pcall(loop.flush, nil, loop.flush_timeout or DEFAULT_FLUSH)
+      pcall(flush_all)
     end
   end)
   sentinel = this

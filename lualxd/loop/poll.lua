@@ -1,11 +1,10 @@
--- The loop of a plain script: the process sleeps until something happens.
+-- No loop: whatever waits blocks the process, and drives everything meanwhile. The adapter for whoever wants
+-- that inside a loop.
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local poll = {}
 
----@param poller lualxd.core.poller
----@param timeout number? seconds; nil: as long as it takes
-function poll.wait(poller, timeout)
-  poller:wait(timeout)
+function poll.here()
+  return false
 end
 
 return poll

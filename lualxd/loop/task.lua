@@ -4,13 +4,20 @@ local timers = require "lualxd.loop.timers"
 
 local tasks = {}
 
+-- Inside nginx `coroutine` is the request's own; tasks belong to no request (see loop/nginx.lua).
+local create, yield = coroutine._create or coroutine.create, coroutine._yield or coroutine.yield
+local resume, status = coroutine._resume or coroutine.resume, coroutine._status or coroutine.status
+
 local ready, first, last = {}, 1, 0
+local alive = {} -- luacheck: ignore 241 -- holds the tasks that haven't ended: what they wait for needn't
 local current -- the task whose coroutine runs now, if one does
 
 ---@param f function must not raise
 ---@return table task
 function tasks.new(f)
-  return { thread = coroutine.create(f) }
+  local task = { thread = create(tasks.detached and tasks.detached(f) or f) }
+  alive[task] = true
+  return task
 end
 
 ---The task that is running, unless a coroutine that it made itself is.
@@ -27,13 +34,17 @@ end
 function tasks.resume(task, value)
   local outer = current
   current = task
-  local ok, message = coroutine.resume(task.thread, value)
+  local ok, message = resume(task.thread, value)
   current = outer
+  local over = status(task.thread) == "dead"
+  if over then
+    alive[task] = nil
+  end
   if not ok then
     error(debug.traceback(task.thread, tostring(message)), 0)
   end
   -- A task that yields by itself, not by waiting, lets the others have a turn.
-  if not task.waiting and coroutine.status(task.thread) == "suspended" then
+  if not over and not task.waiting then
     tasks.make_ready(task)
   end
 end
@@ -77,7 +88,7 @@ function tasks.park(task, condition, deadline)
   if deadline then
     task.timer = timers.add(deadline, expired, task)
   end
-  return coroutine.yield()
+  return yield()
 end
 
 ---A condition was set that the task waits for.

@@ -3,6 +3,10 @@
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local timers = {}
 
+---Is called when there is a timer that is due before all others.
+---@type function?
+timers.on_earlier = nil
+
 local heap, size, dead = {}, 0, 0
 
 local function up(index)
@@ -48,8 +52,10 @@ local function pop()
 end
 
 local function sweep()
+  -- Made before: a finalizer that its allocation runs may add a timer.
+  local new = {}
   local old, count = heap, size
-  heap, size, dead = {}, 0, 0
+  heap, size, dead = new, 0, 0
   for index = 1, count do
     if old[index].call then
       size = size + 1
@@ -69,6 +75,9 @@ function timers.add(at, call, argument)
   size = size + 1
   heap[size] = entry
   up(size)
+  if heap[1] == entry and timers.on_earlier then
+    timers.on_earlier()
+  end
   return entry
 end
 

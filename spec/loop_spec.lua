@@ -1,0 +1,74 @@
+-- What a script sees of its loop, each in a process of its own: deadlines when nothing else happens, coroutines that
+-- are killed. Everything else is what the other specs say, inside each loop (spec/support/in-loop).
+local server = require "spec.support.lxd"
+
+local RUN = {
+  copas = [[
+    local copas, left = require "copas", 0
+    local function start(f) left = left + 1; copas.addthread(function() f(); left = left - 1 end) end
+    local function run() while left > 0 do copas.step(1) end end
+  ]],
+  cqueues = [[
+    local controller = require("cqueues").new()
+    local function start(f) controller:wrap(f) end
+    local function run() assert(controller:loop()) end
+  ]],
+  luv = [[
+    local uv = require "luv"
+    local function start(f)
+      local timer = uv.new_timer()
+      timer:start(0, 0, function() timer:close(); coroutine.wrap(f)() end)
+    end
+    local function run() uv.run() end
+  ]],
+}
+
+-- What a script prints that runs in a loop.
+local function script(loop, text)
+  local path = os.tmpname()
+  local file = assert(io.open(path, "w"))
+  file:write(RUN[loop], 'local lxd, core = require "lualxd", require "lualxd.core"; local began = core.now()\n',
+    'local function took(least) return core.now() - began >= least and core.now() - began < least + 0.9 end\n', text)
+  file:close()
+  local _, out = server.shell("timeout 10 env " .. server.interpreter() .. " " .. path)
+  os.remove(path)
+  return out
+end
+
+for loop in pairs(RUN) do
+  local there = pcall(require, loop)
+  -- Loaded here it would be taken for the loop of this process.
+  package.loaded[loop] = nil
+
+  describe("in " .. loop, function()
+    if not there then
+      return
+    end
+
+    it("a sleep ends in time when nothing else happens", function()
+      assert.are.equal("true\n", script(loop, "start(function() lxd.sleep(0.3); print(took(0.3)) end) run()"))
+    end)
+
+    it("a sleep ends in time beside a longer one", function()
+      assert.are.equal("true\ntrue\n", script(loop, [[
+        start(function() lxd.sleep(1.5); print(took(1.5)) end)
+        start(function() lxd.sleep(0.2); print(took(0.2)) end)
+        run()
+      ]]))
+    end)
+
+    if coroutine.close and loop == "luv" then -- the others would resume it themselves
+      it("a coroutine that was killed while it waited hurts no other", function()
+        assert.are.equal("true\ntrue\n", script(loop, [[
+          start(function()
+            local killed = coroutine.create(function() lxd.sleep(0.3); print "it lives" end)
+            coroutine.resume(killed)
+            coroutine.wrap(function() lxd.sleep(0.6); print(took(0.6)) end)()
+            print(coroutine.close(killed))
+          end)
+          run()
+        ]]))
+      end)
+    end
+  end)
+end
