@@ -1,5 +1,6 @@
--- What only instances can do: change their state, be copied, moved, restored and published.
+-- What only instances can do: change their state, be copied, moved, restored, published, run commands, be talked to.
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
+local console = require "lualxd.console"
 local http = require "lualxd.http"
 local json = require "lualxd.json"
 local operation = require "lualxd.operation"
@@ -219,6 +220,30 @@ end
 ---@return lualxd.error? err
 function instance.item:spawn(argv, settings)
   return process.start(self, argv, settings, "spawn")
+end
+
+---Attaches to the console: `:read`, `:write`, `:resize`, `:close`. Who is second is told so in the terminal.
+---@param settings { width: integer?, height: integer? }? 80 by 24 unless told
+---@return lualxd.console?
+---@return lualxd.error? err
+function instance.item:console(settings)
+  return console.open(self, settings)
+end
+
+---What the console has shown so far, as far as LXD keeps it. Waits.
+---@return string? text
+---@return lualxd.error? err
+function instance.item:console_log()
+  return console.log(self)
+end
+
+---Empties the log of the console.
+---@return lualxd.operation
+function instance.item:clear_console_log()
+  local what = "clear the log of the console of " .. self.kind.one .. " " .. self.name
+  return operation.start(self.scope, what, function(change)
+    return change:send("DELETE", self.path .. "/console", nil, outcome.unknown(what))
+  end)
 end
 
 return instance

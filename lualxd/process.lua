@@ -2,12 +2,14 @@
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local core = require "lualxd.core"
 local errors = require "lualxd.error"
+local feed = require "lualxd.feed"
 local follow = require "lualxd.follow"
 local http = require "lualxd.http"
 local json = require "lualxd.json"
 local loop = require "lualxd.loop"
 local options = require "lualxd.options"
 local outcome = require "lualxd.outcome"
+local output = require "lualxd.output"
 local websocket = require "lualxd.websocket"
 
 local process = {}
@@ -22,10 +24,7 @@ local OPTIONS = {
 }
 local TTY = { width = "integer", height = "integer" }
 
--- Seconds. LXD closes the control when the command has ended, and a stream when nobody in the instance holds it any
--- more. What the command left running may do so for ever: an output that has been quiet for QUIET is over then.
-local QUIET = 0.5
--- From TERM to KILL, and from KILL until we no longer believe that it ends.
+-- Seconds from TERM to KILL, and from KILL until we no longer believe that it ends.
 local TO_KILL, TO_GIVE_UP = 2, 5
 
 local PIECE = 64 * 1024 -- bytes of input in one message
@@ -38,71 +37,9 @@ function meta:__tostring()
 end
 
 ----------------------------------------------------------------------------------------------------
--- Output
-
--- The next piece of an output; nil: it has ended.
-local function next_piece(this, stream)
-  local socket = stream.socket
-  while not stream.ended do
-    local bytes, kind = socket:take()
-    if bytes and kind == "binary" then
-      if #bytes > 0 then
-        return bytes
-      end
-    elseif bytes then
-      stream.ended = true -- an empty text says so, shared/ws of LXD
-    else
-      local over, err = socket:ended()
-      if over then
-        stream.ended, this.trouble = true, this.trouble or err
-      elseif not socket:await(this.left and core.now() + QUIET or nil) and this.left then
-        stream.ended, this.daemon = true, true
-      end
-    end
-  end
-end
-
-local function collect(this, stream, bytes)
-  local room = this.limit and this.limit - stream.size or #bytes
-  if room < #bytes then
-    this.truncated = true
-    bytes = bytes:sub(1, math.max(0, room))
-  end
-  stream.size = stream.size + #bytes
-  if #bytes > 0 then
-    table.insert(stream.pieces, bytes)
-  end
-end
-
--- Takes an output to its end, in a task.
-local function pump(this, stream)
-  if stream.pumped then
-    return
-  end
-  stream.pumped = true
-  this.pumps = this.pumps + 1
-  loop.start(function()
-    for bytes in function() return next_piece(this, stream) end do
-      if not stream.sink then
-        collect(this, stream, bytes)
-      elseif not this.problem then
-        local ok, problem = pcall(stream.sink, bytes)
-        if not ok then
-          -- It is raised where the command is waited for; the command has nobody to talk to.
-          this.problem = { problem }
-          this.control:send('{"command":"signal","signal":9}', "text")
-        end
-      end
-    end
-    this.pumps = this.pumps - 1
-    loop.fire(stream.done)
-  end)
-end
-
-----------------------------------------------------------------------------------------------------
 -- Input
 
-local function feed(this, source)
+local function pour(this, source)
   local input = this.input
   if type(source) == "string" then
     for at = 1, #source, PIECE do
@@ -122,14 +59,15 @@ local function feed(this, source)
   input:send("", "text")
 end
 
-local function start_feeding(this, source)
-  loop.start(function()
-    local ok, problem = pcall(feed, this, source)
+local function start_feeding(this, source, holder)
+  loop.fork(function()
+    local held = holder -- luacheck: ignore 211
+    local ok, problem = pcall(pour, this, source)
     if not ok then
       this.problem = this.problem or { problem }
       this.control:send('{"command":"signal","signal":9}', "text")
     end
-  end)
+  end, this.scope.link)
 end
 
 ----------------------------------------------------------------------------------------------------
@@ -149,50 +87,63 @@ local function request_body(command, settings)
     }):sub(2)
 end
 
--- Starts the WebSockets of these names and waits until all are there.
-local function connect(this, sockets, names)
-  local fds = type(this.first.metadata) == "table" and this.first.metadata.fds
-  local path = "/1.0/operations/" .. options.escape(this.first.id) .. "/websocket"
-  for _, name in ipairs(names) do
-    local secret = type(fds) == "table" and fds[name]
-    if type(secret) ~= "string" then
-      return errors.new("protocol", {
-        tried = this.tried, request = this.request, message = "no WebSocket " .. name .. " in the answer",
-      })
-    end
-    local err
-    sockets[name], err = websocket.start({ link = this.scope.link }, path, {
-      query = { secret = secret }, tried = this.tried,
-    })
-    if err then
-      return err
-    end
-  end
-  for _, name in ipairs(names) do
-    local ready, err = sockets[name]:ready()
-    if not ready then
-      return err
-    end
-  end
-end
-
 -- The control comes first. LXD starts the command when the others are there (it waits 5 s for them,
 -- lxd/instance_exec.go), and a short one would be over before; and it is what kills a command whose script has died.
 local function open_sockets(this)
-  local sockets = {}
-  local err = connect(this, sockets, { "control" })
-    or connect(this, sockets, this.tty and { "0" } or { "0", "1", "2" })
-  if err then
-    for _, socket in pairs(sockets) do
-      socket:close()
-    end
-    return nil, err
-  end
-  return sockets
+  return websocket.of_operation(this, { { "control" }, this.tty and { "0" } or { "0", "1", "2" } })
 end
 
-local function new_stream(socket, sink)
-  return { socket = socket, sink = sink, pieces = {}, size = 0, ended = false, pumped = false, done = loop.condition() }
+local function close_all(this)
+  for _, socket in pairs(this.sockets) do
+    socket:close()
+  end
+end
+
+-- The command goes along with whoever had it.
+local function drop(this)
+  this.dropped = true
+  close_all(this)
+  for _, stream in pairs(this.streams) do
+    stream.ended = true
+    loop.fire(stream.done) -- what took it may have been killed
+  end
+end
+
+-- What is done when one who waits for this was killed: another who waits for the same goes on.
+local function abandoned(this)
+  return function(condition)
+    if not (condition.waiters and condition.waiters[1]) then
+      drop(this)
+    end
+  end
+end
+
+local function new_stream(this, socket, sink)
+  socket.abandoned = abandoned(this)
+  return output.new(this, socket, sink)
+end
+
+-- Learns when the command itself has ended.
+local function await_leaving(this)
+  loop.start(function()
+    repeat
+      local bytes = this.control:receive()
+    until not bytes
+    this.left = true
+    for _, stream in pairs(this.streams) do
+      stream.socket:wake()
+    end
+  end)
+end
+
+-- A process that nobody has any more takes its command along. What goes on by itself must not hold the handle, but for
+-- the script's functions.
+local function handle(this)
+  local self = setmetatable({ _process = this }, meta)
+  self._collected = loop.on_collect(function()
+    drop(this)
+  end)
+  return self
 end
 
 ---Starts a command.
@@ -224,10 +175,11 @@ function process.start(node, argv, settings, who)
     started = core.now(),
     timeout = settings.timeout,
     streams = {},
-    pumps = 0,
     left = false, -- the command itself has ended
     daemon = false, -- and something of it holds an output still
     timed_out = false,
+    gave_up = false, -- it doesn't end
+    dropped = false, -- by who had it
     truncated = nil,
     problem = nil, -- what a function of the script raised
     trouble = nil, -- why an output broke off
@@ -240,51 +192,36 @@ function process.start(node, argv, settings, who)
         message = "the server lacks the API extension " .. extension })
     end
   end
-  local answer, err = http.ask(scope, "POST", node.path .. "/exec", {
-    json = request_body(command, settings), tried = this.tried,
-  })
+  local answer, err = websocket.begin(this, node.path .. "/exec", request_body(command, settings))
   if not answer then
     return nil, err
   end
-  this.first, this.request = answer.data, answer.request
+  this.rider = feed.expect(scope.link, this.first.id, answer.sent, this.tried)
   local sockets
   sockets, err = open_sockets(this)
   if not sockets then
     return nil, err
   end
   this.sockets, this.input, this.control = sockets, sockets["0"], sockets.control
-  this.streams.stdout = new_stream(sockets["1"] or sockets["0"], settings.stdout)
-  this.streams.stderr = sockets["2"] and new_stream(sockets["2"], settings.stderr)
-  loop.start(function()
-    repeat
-      local bytes = this.control:receive()
-    until not bytes
-    this.left = true
-    for _, stream in pairs(this.streams) do
-      stream.socket:wake()
-    end
-  end)
+  this.streams.stdout = new_stream(this, sockets["1"] or sockets["0"], settings.stdout)
+  this.streams.stderr = sockets["2"] and new_stream(this, sockets["2"], settings.stderr)
+  await_leaving(this)
+  local self = handle(this)
   for _, stream in pairs(this.streams) do
     if stream.sink then
-      pump(this, stream)
+      output.pump(this, stream, self)
     end
   end
   if settings.stdin then
-    start_feeding(this, settings.stdin)
+    start_feeding(this, settings.stdin, type(settings.stdin) ~= "string" and self)
   elseif who == "exec" and not settings.tty then
     this.input:send("", "text")
   end
-  return setmetatable({ _process = this }, meta)
+  return self
 end
 
 ----------------------------------------------------------------------------------------------------
 -- The end
-
-local function close_all(this)
-  for _, socket in pairs(this.sockets) do
-    socket:close()
-  end
-end
 
 local function result_of(this, status)
   local function text(stream)
@@ -314,11 +251,15 @@ end
 local function stop(this)
   this.timed_out = true
   for _, step in ipairs { { 15, TO_KILL }, { 9, TO_GIVE_UP } } do
+    if this.left then
+      break -- there is nothing to be signalled any more
+    end
     this.control:send(json.encode { command = "signal", signal = step[1] }, "text")
     if drained(this, core.now() + step[2]) then
       return
     end
   end
+  this.gave_up = true
   close_all(this)
   drained(this)
 end
@@ -326,13 +267,14 @@ end
 -- What the operation says of the end: the status, or why there is none.
 local function read_status(this)
   local last, err
-  if this.daemon then
-    -- The operation goes on as long as what holds the output does.
-    local answer = http.ask({ link = this.scope.link }, "GET", "/1.0/operations/" .. options.escape(this.first.id))
+  if this.daemon or this.gave_up or this.dropped then
+    -- The operation goes on as long as what holds the output does, or for ever.
+    local answer = http.ask({ link = this.scope.link }, "GET", feed.path(this.first.id))
     last = answer and answer.data
   else
     last, err = follow.operation(this.scope, this.first, {
-      tried = this.tried, request = this.request, proof = outcome.unknown(this.tried), progress = false,
+      tried = this.tried, request = this.request, rider = this.rider, proof = outcome.unknown(this.tried),
+      progress = false,
       wanted = function() return true end,
       latest = function() end,
     })
@@ -345,10 +287,11 @@ local function read_status(this)
   return nil, err
 end
 
+-- All there is to be done at the end, for all that wait for it.
 local function finish(this)
   local deadline = this.timeout and this.started + this.timeout
   for _, stream in pairs(this.streams) do
-    pump(this, stream)
+    output.pump(this, stream)
   end
   if not drained(this, deadline) then
     stop(this)
@@ -361,36 +304,53 @@ local function finish(this)
       tried = this.tried, request = this.request, result = result,
       message = string.format("it ran for more than %g s and was stopped", this.timeout),
     })
-  elseif err then
-    return nil, err
-  elseif not status and not this.daemon then
-    return nil, this.trouble or errors.new("protocol", {
+  elseif this.dropped then
+    return nil, errors.new("cancelled", {
+      tried = this.tried, request = this.request, result = result,
+      message = "who waited for its input or output was killed, and took it along",
+    })
+  elseif not err and not this.trouble and not status and not this.daemon then
+    err = errors.new("protocol", {
       tried = this.tried, request = this.request, message = "the operation ended without a status",
     })
   end
+  err = err or this.trouble
+  if err then
+    err.result = result
+    return nil, err
+  end
   return result
+end
+
+-- In a task that belongs to none of those who wait: any may be killed. (In nginx, a function that is made where one
+-- waits would lose its variables when that is killed.)
+local function start_finishing(this)
+  loop.start(function()
+    local ok, result, err = pcall(finish, this)
+    if ok then
+      this.outcome = { result, err }
+    else
+      this.problem = this.problem or { result }
+    end
+    loop.fire(this.finishing)
+  end)
 end
 
 ---Waits for the end of the command; outputs that nobody took are collected.
 ---@return { status: integer?, stdout: string?, stderr: string?, truncated: true? }? result `status` is 128+n for
 ---signal n; nil where the command has ended and left something behind that holds its outputs: LXD tells no
 ---status before that has ended, too. `stdout`, `stderr`: nil where a function took them, and stderr on a terminal
----@return lualxd.error? err of kind `timeout` it has `result`
+---@return lualxd.error? err it has `result`: what there is
 function methods:wait()
   local this = self._process
-  if not this.outcome then
-    if this.finishing then
-      loop.await(this.finishing)
-    else
-      this.finishing = loop.condition()
-      this.outcome = { finish(this) }
-      loop.fire(this.finishing)
-    end
+  if not this.finishing then
+    this.finishing = loop.condition(this.scope.link)
+    this.finishing.abandoned = abandoned(this)
+    start_finishing(this)
   end
+  loop.await(this.finishing)
   if this.problem then
-    local problem = this.problem[1]
-    this.problem = nil
-    error(problem, 0)
+    error(this.problem[1], 0)
   end
   return this.outcome[1], this.outcome[2]
 end
@@ -401,6 +361,7 @@ end
 ---The next piece of an output, as it comes.
 ---@param name "stdout"|"stderr"|nil stdout unless told; a terminal has no other
 ---@return string? bytes nil at the end
+---@return lualxd.error? err where that was no good end: output was lost
 function methods:read(name)
   local stream = self._process.streams[name or "stdout"]
   if not stream then
@@ -408,7 +369,8 @@ function methods:read(name)
   elseif stream.sink or stream.pumped then
     error("process:read: a function takes this output, or it is being waited for", 2)
   end
-  return next_piece(self._process, stream)
+  local bytes, err = output.next(self._process, stream)
+  return bytes, err -- no tail call: what waits holds the process
 end
 
 ---Sends input; waits until there is room for it.
@@ -439,7 +401,8 @@ function methods:signal(signal)
   if type(number) ~= "number" or number % 1 ~= 0 or number < 1 or number > 64 then
     error("process:signal: no such signal: " .. tostring(signal), 2)
   end
-  return self._process.control:send(json.encode { command = "signal", signal = number }, "text")
+  local sent = self._process.control:send(json.encode { command = "signal", signal = number }, "text")
+  return sent
 end
 
 ---Tells a terminal its size.
@@ -449,10 +412,11 @@ end
 function methods:resize(width, height)
   options.argument(width, "integer", "process:resize: width")
   options.argument(height, "integer", "process:resize: height")
-  return self._process.control:send(json.encode {
+  local sent = self._process.control:send(json.encode {
     command = "window-resize",
     args = { width = json.number_text(width), height = json.number_text(height) },
   }, "text")
+  return sent
 end
 
 ---Runs a command to its end.

@@ -4,10 +4,12 @@ if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lu
 local errors = require "lualxd.error"
 local http = require "lualxd.http"
 local loop = require "lualxd.loop"
+local options = require "lualxd.options"
 
 local websocket = {}
 
 ---@class lualxd.websocket
+---@field abandoned fun(condition: lualxd.condition)? called when one who waited here is known to be killed
 local methods = {}
 local meta = { __name = "lualxd.websocket", __index = methods }
 
@@ -50,7 +52,8 @@ end
 function methods:await(deadline)
   local news = self.news
   if news.set then
-    news = loop.condition()
+    news = loop.condition(self.exchange.link)
+    news.abandoned = self.abandoned
     self.news = news
     loop.watch(self.request:id(), news)
   end
@@ -138,6 +141,70 @@ function methods:close()
     loop.unwatch(id)
     self:wake()
   end
+end
+
+---Asks for an operation that talks by WebSockets.
+---@param this { scope: lualxd.scope, tried: string } gets `first`, the operation, and `request`
+---@param path string
+---@param body string JSON
+---@return lualxd.answer? answer
+---@return lualxd.error? err
+function websocket.begin(this, path, body)
+  local answer, err = http.ask(this.scope, "POST", path, { json = body, tried = this.tried })
+  if not answer then
+    return nil, err
+  elseif not answer.async then
+    return nil, errors.new("protocol", { tried = this.tried, request = "POST " .. path,
+      message = "the answer is no operation" })
+  end
+  this.first, this.request = answer.data, answer.request
+  return answer
+end
+
+-- Starts the WebSockets of these names and waits until all are there.
+local function connect(this, sockets, names)
+  local fds = type(this.first.metadata) == "table" and this.first.metadata.fds
+  local path = "/1.0/operations/" .. options.escape(this.first.id) .. "/websocket"
+  for _, name in ipairs(names) do
+    local secret = type(fds) == "table" and fds[name]
+    if type(secret) ~= "string" then
+      return errors.new("protocol", {
+        tried = this.tried, request = this.request, message = "no WebSocket " .. name .. " in the answer",
+      })
+    end
+    local err
+    sockets[name], err = websocket.start({ link = this.scope.link }, path, {
+      query = { secret = secret }, tried = this.tried,
+    })
+    if err then
+      return err
+    end
+  end
+  for _, name in ipairs(names) do
+    local ready, err = sockets[name]:ready()
+    if not ready then
+      return err
+    end
+  end
+end
+
+---The WebSockets of an operation, all or none.
+---@param this { scope: lualxd.scope, first: table, tried: string, request: string? } `first`: the operation
+---@param stages string[][] their names; those of a stage are there before the next one's are asked for
+---@return table<string, lualxd.websocket>? sockets by name
+---@return lualxd.error? err
+function websocket.of_operation(this, stages)
+  local sockets = {}
+  for _, names in ipairs(stages) do
+    local err = connect(this, sockets, names)
+    if err then
+      for _, socket in pairs(sockets) do
+        socket:close()
+      end
+      return nil, err
+    end
+  end
+  return sockets
 end
 
 return websocket

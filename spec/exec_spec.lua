@@ -1,8 +1,12 @@
 -- Commands in a container of a real LXD.
 local core = require "lualxd.core"
+local json = require "cjson"
 local lxd = require "lualxd"
+local imitation = require "spec.support.imitation"
+local relay = require "spec.support.relay"
 local server = require "spec.support.lxd"
 
+local interpreter = jit and "luajit" or _VERSION:gsub("Lua ", "lua")
 local client, instance, name
 
 setup(function()
@@ -253,7 +257,6 @@ describe("instance:spawn", function()
   end)
 
   it("takes the command along when the script dies", function()
-    local interpreter = jit and "luajit" or _VERSION:gsub("Lua ", "lua")
     local path = os.tmpname()
     local file = assert(io.open(path, "w"))
     file:write(string.format([[
@@ -267,14 +270,212 @@ describe("instance:spawn", function()
   end)
 end)
 
+-- A process that is dropped is collected when whoever had it has gone, be it a coroutine of a foreign loop.
+local function collect()
+  for _ = 1, 5 do
+    collectgarbage()
+    lxd.sleep(0.02)
+  end
+end
+
+describe("a process that nobody has any more", function()
+  it("takes its command along", function()
+    (function()
+      assert(instance:spawn { "sleep", "66" }):signal "CONT"
+    end)()
+    collect()
+    until_gone "sleep 66"
+  end)
+
+  it("isn't collected while it is waited for, read from, or tells functions", function()
+    local got, ended = {}, 0
+    local function of(settings, then_)
+      return lxd.spawn(function()
+        then_(assert(instance:spawn({ "sh", "-c", "read x; sleep 0.5; echo $x" }, settings)))
+        ended = ended + 1
+      end)
+    end
+    lxd.run(function()
+      local list = {
+        of({ stdin = "1\n" }, function(process) got[1] = assert(process:wait()).stdout end),
+        of({ stdin = "2\n" }, function(process) got[2] = process:read() end),
+        lxd.spawn(function() got[3] = assert(instance:spawn { "sh", "-c", "sleep 0.5; echo 3" }):read() end),
+        of({ stdin = "4\n", stdout = function(bytes) got[4] = bytes end }, function() end),
+        of({ stdin = function()
+          if not got[5] then
+            lxd.sleep(0.2)
+            got[5] = "5\n"
+            return got[5]
+          end
+        end, stderr = function() end }, function() end),
+      }
+      for _ = 1, 10 do
+        lxd.sleep(0.1)
+        collectgarbage()
+      end
+      for _, task in ipairs(list) do
+        task:join()
+      end
+    end)
+    assert.are.same({ "1\n", "2\n", "3\n", "4\n", "5\n" }, got)
+    assert.are.equal(4, ended)
+  end)
+
+  it("may be waited for by several, who are all told the same", function()
+    local process = assert(instance:spawn({ "sh", "-c", "sleep 0.3; echo; exit 6" }))
+    local failing = assert(instance:spawn({ "sh", "-c", "echo; sleep 67" }, { stdout = function()
+      error("mine", 0)
+    end }))
+    local results = assert(lxd.map({ process, process, process, failing, failing }, function(one)
+      local ok, result = pcall(one.wait, one)
+      return ok and result.status or result
+    end, { parallel = 5 }))
+    assert.are.same({ 6, 6, 6, "mine", "mine" }, results)
+  end)
+end)
+
+describe("a connection of exec", function()
+  local way, far
+
+  before_each(function()
+    way = relay.start(server.socket)
+    far = assert(lxd.connect { socket = way.socket, timeout = 3 }).containers(name)
+  end)
+
+  after_each(function()
+    way:stop()
+  end)
+
+  it("that is silent for a while loses nothing", function()
+    way:late("1", 1.7)
+    assert.are.same({ status = 3, stdout = "out\n", stderr = "err\n" },
+      assert(far:exec { "sh", "-c", "echo out; echo err >&2; exit 3" }))
+    way:late("0", 1.7)
+    assert.are.same({ status = 4, stdout = "out\r\n" },
+      -- LXD (5.0.2) now and then loses what a terminal shows last.
+      assert(far:exec({ "sh", "-c", "echo out; sleep 0.3; exit 4" }, { tty = { width = 80, height = 24 } })))
+  end)
+
+  it("that is silent for too long is an error, with what there is", function()
+    way:late("1", 20)
+    local result, err = far:exec { "sh", "-c", "echo out; echo err >&2; exit 3" }
+    assert.is_nil(result)
+    assert.are.equal("timeout", err.kind)
+    assert.matches("output was lost", err.message)
+    assert.are.same({ status = 3, stdout = "", stderr = "err\n" }, err.result)
+  end)
+
+  it("that ends too early is an error, with what there is, even where there is a status", function()
+    way:end_after("1", 4)
+    local result, err = far:exec { "sh", "-c", "echo err >&2; sleep 0.1; echo o; sleep 0.1; echo lost" }
+    assert.is_nil(result)
+    assert.are.equal("connect", err.kind)
+    assert.matches("output was lost", err.message)
+    assert.are.equal("err\n", err.result.stderr)
+    assert.is_number(err.result.status)
+    local process = assert(far:spawn { "sh", "-c", "echo o; echo lost; sleep 0.3" })
+    repeat
+      result, err = process:read()
+    until not result
+    assert.matches("output was lost", err.message)
+    assert.is_nil((process:wait()))
+  end)
+end)
+
+describe("exec doesn't hang", function()
+  local function within(seconds, f, ...)
+    local before = core.now()
+    local result, err = f(...)
+    assert.is_true(core.now() - before < seconds, core.now() - before)
+    return result, err
+  end
+
+  it("on what a command leaves behind that is never silent", function()
+    local result = assert(within(6, sh, "(while :; do echo x; sleep 0.2; done) & echo $! >/tmp/n; exit 0"))
+    assert.matches("^x\nx\n", result.stdout)
+    result = assert(within(8, sh, "yes & echo $! >>/tmp/n", { stdout = function() end }))
+    -- Without its reader it may have ended by the time that the operation is looked at.
+    assert.truthy(result.status == nil or result.status == 0)
+    sh "kill -9 $(cat /tmp/n)"
+  end)
+
+  it("when it has nothing to signal", function()
+    local _, err = within(3, sh, "(while :; do echo x; sleep 0.2; done) & echo $! >/tmp/n; exit 0", { timeout = 1 })
+    assert.are.equal("timeout", err.kind)
+    sh "kill -9 $(cat /tmp/n)"
+  end)
+
+  it("on a container that is frozen", function()
+    local process = assert(instance:spawn({ "sleep", "68" }, { timeout = 0.5 }))
+    lxd.sleep(0.1)
+    assert(instance:freeze():wait())
+    local _, err = within(12, process.wait, process)
+    assert(instance:unfreeze():wait())
+    assert.are.equal("timeout", err.kind)
+    assert.is_nil(err.result.status)
+  end)
+end)
+
+describe("an answer that can't be", function()
+  local fake, other
+
+  before_each(function()
+    fake = imitation.start()
+    other = assert(lxd.connect { socket = fake.socket })
+  end)
+
+  after_each(function()
+    other:close()
+    fake:stop()
+  end)
+
+  for title, answer in pairs {
+    ["no operation, but a result"] = { sync = { id = "a" } },
+    ["no operation, but nothing"] = { sync = json.null },
+    ["an operation without its WebSockets"] = { async = { id = "a", status_code = 103, metadata = json.null } },
+    ["an operation with WebSockets that are none"] = { async = { id = "a", status_code = 103,
+      metadata = { fds = { control = 5 } } } },
+  } do
+    it("is an error: " .. title, function()
+      answer.method, answer.path = "POST", "/(exec|console)$"
+      fake:rules(answer)
+      local node = other.containers "x"
+      for _, begin in ipairs {
+        function() return node:exec { "true" } end,
+        function() return node:spawn { "true" } end,
+        function() return node:console() end,
+      } do
+        local got, err = begin()
+        assert.is_nil(got)
+        assert.are.equal("protocol", err.kind)
+      end
+    end)
+  end
+end)
+
 describe("examples/everywhere.lua", function()
   it("runs a command in every running container", function()
-    local interpreter = jit and "luajit" or _VERSION:gsub("Lua ", "lua")
     local ok, out = server.shell(interpreter .. " examples/everywhere.lua sh -c 'echo here; echo there'")
     assert.is_true(ok, out)
     assert.matches(name:gsub("%p", "%%%0") .. ": here\n" .. name:gsub("%p", "%%%0") .. ": there\n", out)
     ok, out = server.shell(interpreter .. " examples/everywhere.lua no-such-command")
     assert.is_false(ok)
     assert.matches(name:gsub("%p", "%%%0") .. ": status 127\n", out)
+  end)
+end)
+
+describe("examples/shell.lua", function()
+  it("is a shell in a container, from a terminal", function()
+    local function at_a_terminal(command, input)
+      return (select(2, server.shell("(sleep 1; printf '" .. input .. "'; sleep 2) | timeout 20 script -qefc"
+        .. " \"stty cols 111 rows 33; " .. interpreter .. " examples/shell.lua " .. command
+        .. "\" /dev/null; echo status $?")))
+    end
+    local out = at_a_terminal(name, [[stty size; echo "<$((6*7))>"; sleep 0.5; exit 4\n]])
+    assert.matches("33 111\r*\n<42>", out)
+    assert.matches("status 4\n", out)
+    assert.matches("nowhere: .*status 1\n", at_a_terminal("nowhere", ""))
+    local _, refused = server.shell(interpreter .. " examples/shell.lua " .. name .. " </dev/null")
+    assert.matches("not at a terminal", refused)
   end)
 end)

@@ -1,0 +1,149 @@
+-- The console of an instance: a terminal that shows what the instance says of itself and takes what one types, and
+-- the log of what it said.
+if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
+local core = require "lualxd.core"
+local errors = require "lualxd.error"
+local http = require "lualxd.http"
+local json = require "lualxd.json"
+local loop = require "lualxd.loop"
+local options = require "lualxd.options"
+local tasks = require "lualxd.loop.task"
+local websocket = require "lualxd.websocket"
+
+local console = {}
+
+---@class lualxd.console
+local methods = {}
+local meta = { __name = "lualxd.console", __index = methods }
+
+function meta:__tostring()
+  return "lualxd.console: " .. self._console.tried
+end
+
+local PATIENCE = 2 -- seconds
+
+-- The terminal first, the control when LXD has closed it: 5.0 (lxd/instance_console.go) writes to the terminal when the
+-- control has gone, and the whole daemon dies where it was still writing output there ("concurrent write to websocket
+-- connection", tried).
+local function let_go(this)
+  if this.closed then
+    return
+  end
+  this.closed = true
+  local link = this.scope.link
+  link.orderly[this] = nil
+  this.terminal:close()
+  -- A flow: the client's end waits for it.
+  loop.start(function()
+    local task = tasks.running()
+    local control, deadline = this.control, core.now() + PATIENCE
+    while not control:ended() and control:await(deadline) do
+      while control:take() do end -- luacheck: ignore 542
+    end
+    control:close()
+    loop.handed_over(task)
+  end, link)
+end
+
+local OPTIONS = { width = "integer", height = "integer" }
+
+---Attaches to the console. One at a time may: of another LXD says in its terminal that attaching failed, and ends it.
+---@param node lualxd.node the instance
+---@param settings { width: integer?, height: integer? }? of the terminal, 80 by 24 unless told
+---@return lualxd.console?
+---@return lualxd.error? err
+function console.open(node, settings)
+  settings = options.check(settings, OPTIONS, "console", 3)
+  local this = { scope = node.scope, tried = "console of " .. node.kind.one .. " " .. node.name }
+  local answer, err = websocket.begin(this, node.path .. "/console",
+    json.encode { type = "console", width = settings.width or 80, height = settings.height or 24 })
+  if not answer then
+    return nil, err
+  end
+  -- The control comes first: 5.0 waits for it no longer once it has the other, and dies when that ends without it
+  -- (lxd/instance_console.go).
+  local sockets
+  sockets, err = websocket.of_operation(this, { { "control" }, { "0" } })
+  if not sockets then
+    return nil, err
+  end
+  this.terminal, this.control = sockets["0"], sockets.control
+  this.scope.link.orderly[this] = let_go
+  local self = setmetatable({ _console = this }, meta)
+  self._collected = loop.on_collect(function()
+    let_go(this)
+  end)
+  return self
+end
+
+---What it says next, as it comes.
+---@return string? bytes nil: it has ended
+---@return lualxd.error? err where that was no good end
+function methods:read()
+  local this = self._console
+  while not this.over and not this.closed do
+    local bytes, kind = this.terminal:receive()
+    if not bytes then
+      this.over, this.err = true, kind
+    elseif kind == "text" then
+      -- An empty text is the end (shared/ws of LXD), and the operation waits for us to go. It then calls itself
+      -- failed, however good the end was (5.0.2, tried): that says nothing.
+      self:close()
+      this.over = true
+    elseif #bytes > 0 then
+      return bytes
+    end
+  end
+  return nil, this.err
+end
+
+---Types something.
+---@param bytes string
+---@return true?
+---@return lualxd.error? err where it has ended
+function methods:write(bytes)
+  options.argument(bytes, "string", "console:write: bytes")
+  local this = self._console
+  if not this.terminal:send(bytes, "binary") then
+    return nil, errors.new("state", { tried = this.tried, message = "it has ended" })
+  end
+  return true
+end
+
+---Tells it the size of the terminal.
+---@param width integer
+---@param height integer
+---@return boolean sent false: it has ended
+function methods:resize(width, height)
+  options.argument(width, "integer", "console:resize: width")
+  options.argument(height, "integer", "console:resize: height")
+  return self._console.control:send(json.encode {
+    command = "window-resize",
+    args = { width = json.number_text(width), height = json.number_text(height) },
+  }, "text")
+end
+
+---Lets go of it; idempotent. The instance goes on.
+function methods:close()
+  let_go(self._console)
+end
+
+meta.__close = methods.close
+
+---What the console has shown so far, as far as it is kept.
+---@param node lualxd.node
+---@return string? text
+---@return lualxd.error? err
+function console.log(node)
+  local answer, err = http.ask(node.scope, "GET", node.path .. "/console", {
+    raw = true, tried = "log of the console of " .. node.kind.one .. " " .. node.name,
+  })
+  if answer then
+    return answer.body or ""
+  elseif err.message and err.message:find("^open : no such file") then
+    return "" -- as 5.0.2 says of a container that runs and has said nothing (tried)
+  end
+  return nil, err
+end
+
+return console

@@ -1,0 +1,117 @@
+-- The console of a container of a real LXD.
+local core = require "lualxd.core"
+local lxd = require "lualxd"
+local server = require "spec.support.lxd"
+
+local client, instance
+
+before_each(function()
+  client = server.connect()
+  local name = server.name "c"
+  assert(client.containers:create { name = name, source = server.source }:wait())
+  instance = client.containers(name)
+  assert(instance:start():wait())
+end)
+
+after_each(function()
+  client:close()
+  server.clean()
+end)
+
+local function say(text)
+  assert(instance:exec { "sh", "-c", "echo " .. text .. " > /dev/console" })
+end
+
+-- What a console shows until a text has come. It is said again and again: what is said before LXD has attached (which
+-- it tells nobody) goes to the log only.
+local function read_until(console, text, again)
+  local seen, deadline = "", core.now() + 20
+  local teller = lxd.spawn(function()
+    while not seen:find(text, 1, true) do
+      if core.now() > deadline then
+        return console:close()
+      end
+      again()
+      lxd.sleep(0.05)
+    end
+  end)
+  while not seen:find(text, 1, true) do
+    seen = seen .. assert(console:read())
+  end
+  teller:join()
+  return seen
+end
+
+describe("a console", function()
+  it("shows what the instance says, and takes what is typed", function()
+    lxd.run(function()
+      local console = assert(instance:console { width = 100, height = 30 })
+      read_until(console, "hello", function()
+        say "hello"
+      end)
+      -- What is typed is shown, and read by whoever reads in there.
+      local line = lxd.spawn(function()
+        local command = { "sh", "-c", "read line < /dev/console; echo got $line" }
+        return assert(instance:exec(command, { timeout = 20 })).stdout
+      end)
+      read_until(console, "typed", function()
+        assert(console:write "typed\r")
+      end)
+      assert.matches("got typed", line:join())
+      assert.is_true(console:resize(120, 40))
+      console:close()
+      console:close()
+      assert.is_nil((console:read()))
+      local ok, err = console:write "x"
+      assert.is_nil(ok)
+      assert.are.equal("state", err.kind)
+    end)
+  end)
+
+  it("ends when the instance stops", function()
+    lxd.run(function()
+      local console = assert(instance:console())
+      local reader = lxd.spawn(function()
+        local bytes, err
+        repeat
+          bytes, err = console:read()
+        until not bytes
+        return err
+      end)
+      assert(instance:stop { force = true }:wait())
+      assert.is_nil(reader:join())
+    end)
+  end)
+
+  it("is left in order when its client is closed, and the server lives on", function()
+    local talker = assert(instance:spawn { "sh", "-c", "while :; do echo hello > /dev/console; done" })
+    for _ = 1, 10 do
+      local other = server.connect()
+      local console = assert(other.containers(instance.name):console())
+      lxd.run(function()
+        assert(console:read())
+        assert(console:write "typed\r")
+      end)
+      other:close()
+      assert.is_table(server.look "/1.0")
+    end
+    talker:signal "KILL"
+  end)
+
+  it("has a log, which can be emptied", function()
+    assert.are.equal("", assert(instance:console_log()))
+    say "remember"
+    assert.matches("remember", assert(instance:console_log()))
+    assert(instance:clear_console_log():wait())
+    assert.are.equal("", (assert(instance:console_log()):gsub("%s", "")))
+  end)
+
+  it("isn't there where the instance isn't", function()
+    local console, err = client.containers "nowhere":console()
+    assert.is_nil(console)
+    assert.are.equal("not_found", err.kind)
+    assert.has_error(function()
+      instance:console { widht = 3 }
+    end, "console: unknown option 'widht'")
+  end)
+end)
