@@ -10,6 +10,7 @@ local outcome = require "lualxd.outcome"
 local place = require "lualxd.place"
 local tree = require "lualxd.tree"
 local trust = require "lualxd.trust"
+local which = require "lualxd.loop.which"
 
 local client = {}
 
@@ -54,7 +55,7 @@ local CONNECT = {
   socket = "string", url = "string", remote = "string", cert = "string", key = "string",
   server_cert = "string", ca = "string", token = "string", password = "string",
   project = "string", target = "string", connections = "integer", timeout = "seconds",
-  trace = "callable",
+  trace = "callable", loop = "string|table",
 }
 
 -- The first of several places that lets us in.
@@ -79,7 +80,8 @@ end
 ---`lxc` (else `$LXD_SOCKET`, `$LXD_DIR/unix.socket`, the usual places); who we are: `cert`, `key` (PEM text or a
 ---path); who it is: `server_cert` (PEM text, a path or a SHA-256: this certificate and no other) or `ca`; `token` or
 ---`password`: joins the server first if it doesn't trust us yet; `project`, `target`: the scope; `connections`:
----requests at once (8); `timeout`: seconds without any progress of a request (30);
+---requests at once (8); `timeout`: seconds without any progress of a request (30); `loop`: where it can't be told, the
+---event loop that waits: `nginx`, `cqueues`, `luv`, `copas`, a table with `wait(fd, timeout)`, or `poll` for none;
 ---`trace(method, path, status, seconds)`: is told of every request
 ---@return lualxd.client?
 ---@return lualxd.error? err
@@ -91,6 +93,9 @@ function client.connect(settings)
     error("lxd.connect: option 'timeout' must be more than 0", 2)
   end
   place.check(settings, "lxd.connect")
+  if settings.loop then
+    which.tell(settings.loop, "lxd.connect")
+  end
   local how, err = trust.how(settings, "connect")
   if not how then
     return nil, err
@@ -184,26 +189,27 @@ local function stream_body(this, sink)
   if type(sink) ~= "boolean" then
     local piece = read_piece(this)
     while piece do
-      sink(piece)
+      local fine, problem = pcall(sink, piece)
+      if not fine then
+        this:cancel()
+        error(problem, 0)
+      end
       piece = read_piece(this)
     end
     local ok, err = close_stream(this)
     return ok and true, err
   end
   local over
-  this:hold(false) -- between two pieces it is the caller's alone, who may forget it
   return function()
     if over then
       return nil, over.err
     end
-    this:hold(true)
     local piece = read_piece(this)
     if not piece then
       local _, err = close_stream(this)
       over = { err = err }
       return nil, err
     end
-    this:hold(false)
     return piece
   end
 end
@@ -304,6 +310,9 @@ function methods:close()
   local link = self._scope.link
   local engine = link.engine
   if engine then
+    for what, leave in pairs(link.orderly) do
+      leave(what)
+    end
     loop.flush(link, link.timeout)
     link.engine = nil
     engine:close()

@@ -57,7 +57,7 @@ function editing.edit(change, node, f, encode)
   while turns[key] do
     loop.await(turns[key])
   end
-  local turn = loop.condition()
+  local turn = loop.condition(node.scope.link)
   turns[key] = turn
   local ok, result, err = pcall(edit_now, change, node, f, encode)
   turns[key] = nil

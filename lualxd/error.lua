@@ -113,7 +113,7 @@ function meta.__tostring(err)
   end
   local where = err.request and shortened(err.request, 100)
   if err.code then
-    where = (where and where .. ", " or "") .. string.format("%d", err.code)
+    where = (where and where .. ", " or "") .. string.format("%.0f", err.code)
   end
   if where then
     text = text .. " (" .. where .. ")"
@@ -181,7 +181,7 @@ function errors.answer(code, message, fields)
   end
   fields.trusted = nil
   fields.code = code
-  fields.message = message ~= "" and message or string.format("the server answered %d", code or 0)
+  fields.message = message ~= "" and message or string.format("the server answered %.0f", code or 0)
   fields.hint = first_match(HINTS_BY_TEXT, fields.message)
   return errors.new(kind, fields)
 end

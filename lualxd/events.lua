@@ -79,7 +79,7 @@ local function reconnect(this)
     if not events.passing(err) or now + pause > give_up then
       return nil, err
     end
-    this.woken = loop.condition()
+    this.woken = loop.condition(this.scope.link)
     loop.await(this.woken, now + pause)
     pause = math.min(LONGEST_PAUSE, math.max(FIRST_PAUSE, pause * 2))
   end
@@ -137,7 +137,9 @@ function events.next(this)
   end
   local ok
   ok, err = reconnect(this)
-  if ok then
+  if this.closed then
+    return nil
+  elseif ok then
     return { type = "gap", metadata = {} }
   end
   return nil, err

@@ -3,54 +3,45 @@
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local core = require "lualxd.core"
 local events = require "lualxd.events"
+local http = require "lualxd.http"
 local loop = require "lualxd.loop"
+local options = require "lualxd.options"
 
 local feed = {}
 
-local IDLE = 10 -- seconds without anybody who waits, after which the connection goes
+local IDLE = 10 -- seconds without an operation to listen for, after which the connection goes
 
 -- An operation may end before the answer that names it was read; so many ends are remembered.
 local REMEMBERED = 512
 
+-- So many requests at once look at what may have been missed.
+local LOOKING = 4
+
+-- Seconds after which an operation of which no event came is looked at: to be sure.
+feed.LOOK = 60
+
 ---@class lualxd.feed
----@field epoch integer? which connection it is; nil while there is none
----@field riders table<string, lualxd.rider> by the operation's id
----@field ends table<string, table> the last REMEMBERED operations that ended
+---@field since number? when the connection came about; nil while there is none
+---@field ends table<string, table> the last REMEMBERED operations that ended and that nobody had heard of
 ---@field ring string[] their ids
 ---@field at integer
----@field used number when somebody waited last
+---@field used number when there was news last for anyone
+---@field ended lualxd.condition
 
----@class lualxd.rider : lualxd.condition fires at the next news of the operation, or when there will be none
----@field data table? what the server said; nil: the connection is lost
+---@class lualxd.rider : lualxd.condition an operation to listen for; fires at news, or when it must be asked for again
+---@field id string
+---@field tried string? in words, for errors
+---@field from number what happened to it since then is known, or will be, as long as the connection lasts
+---@field owner { heard: fun(self: table, data: table?) }? is told of news without waiting; nil: it must be asked for
+---@field data table? what the server said last
+---@field over table? what it said of the end
+---@field gone lualxd.error? it wasn't there any more
 
 ---@param operation any
 ---@return boolean
 function feed.ended(operation)
   return type(operation) == "table" and type(operation.status_code) == "number"
     and operation.status_code >= 200
-end
-
-local epochs = 0
-
-local function up(link, this)
-  epochs = epochs + 1
-  this.epoch = epochs
-  -- Those who stand in line for a connection need none now.
-  local line = link.line
-  link.line = {}
-  for _, place in ipairs(line) do
-    loop.fire(place)
-  end
-end
-
--- Whoever rides must find out otherwise.
-local function down(this)
-  this.epoch = nil
-  local riders = this.riders
-  this.riders, this.ends, this.ring, this.at = {}, {}, {}, 0
-  for _, rider in pairs(riders) do
-    loop.fire(rider)
-  end
 end
 
 local function remember(this, id, data)
@@ -65,19 +56,105 @@ local function remember(this, id, data)
   this.ring[this.at], this.ends[id] = id, data
 end
 
-local function deliver(this, data)
+local function notify(rider, data)
+  rider.data = data
+  loop.fire(rider)
+  if rider.owner then
+    rider.owner:heard(data)
+  end
+end
+
+local function tell(link, rider, data)
+  if feed.ended(data) then
+    -- The wire doesn't keep the order: what has ended stays so.
+    rider.over = data
+    feed.leave(link, rider)
+  end
+  rider.from = core.now()
+  notify(rider, data)
+end
+
+local function deliver(link, this, data)
   local id = data.id
   if type(id) ~= "string" then
     return
+  end
+  local rider = link.riders[id]
+  if rider then
+    this.used = core.now()
+    tell(link, rider, data)
   elseif feed.ended(data) then
     remember(this, id, data)
   end
-  local rider = this.riders[id]
-  if rider then
-    this.riders[id] = nil
-    this.used = core.now()
-    rider.data = this.ends[id] or data -- the wire doesn't keep the order: what has ended stays so
-    loop.fire(rider)
+end
+
+---The path of an operation.
+---@param id string
+---@return string
+function feed.path(id)
+  return "/1.0/operations/" .. options.escape(id)
+end
+
+---Asks the server for an operation of which something may have been missed.
+---@param link lualxd.link
+---@param rider lualxd.rider
+---@return lualxd.answer? answer
+---@return lualxd.error? err
+function feed.look(link, rider)
+  local before = rider.from
+  rider.from = core.now()
+  -- LXD forgets an end after 5 s, so this doesn't stand in line behind all that a script has begun.
+  local answer, err = http.ask({ link = link }, "GET", feed.path(rider.id), { tried = rider.tried, urgent = true })
+  if answer and type(answer.data) == "table" then
+    tell(link, rider, answer.data)
+  elseif err and err.kind == "not_found" then
+    rider.gone = err
+    feed.leave(link, rider)
+    notify(rider)
+  else
+    rider.from = before
+    notify(rider)
+  end
+  return answer, err
+end
+
+-- Looks at the operations of which nothing is known since then.
+local function catch_up(link, time)
+  local since, missed = feed.since(link), {}
+  for _, rider in pairs(link.riders) do
+    if rider.from < time then
+      missed[#missed + 1] = rider
+    end
+  end
+  for _ = 1, math.min(LOOKING, #missed) do
+    loop.start(function()
+      while #missed > 0 do
+        local rider = table.remove(missed)
+        if rider.from < time and feed.since(link) == since then
+          feed.look(link, rider)
+        end
+      end
+    end)
+  end
+end
+
+local function up(link, this)
+  this.since = core.now()
+  -- Those who stand in line for a connection need none now.
+  local line = link.line
+  link.line = {}
+  for _, place in ipairs(line) do
+    loop.fire(place)
+  end
+  catch_up(link, this.since) -- what was said before was said to others
+end
+
+-- Whoever listens must find out otherwise.
+local function down(link, this)
+  this.since = nil
+  this.ends, this.ring, this.at = {}, {}, 0
+  for _, rider in pairs(link.riders) do
+    notify(rider)
   end
 end
 
@@ -89,7 +166,7 @@ local function read(link, this)
     return
   end
   stream.lost = function()
-    down(this)
+    down(link, this)
   end
   up(link, this)
   while true do
@@ -99,18 +176,17 @@ local function read(link, this)
     elseif event.type == "gap" then
       up(link, this)
     elseif event.type == "operation" then
-      deliver(this, event.metadata)
+      deliver(link, this, event.metadata)
     end
-    if next(this.riders) == nil and core.now() - this.used > IDLE then
+    if next(link.riders) == nil and core.now() - this.used > IDLE then
       break
     end
   end
   events.stop(stream)
 end
 
----Has the events of operations listened to.
----@param link lualxd.link
-function feed.want(link)
+-- Has the events of operations listened to.
+local function want(link)
   if link.feed or link.feedless or not link.engine then
     return
   elseif link.has "projects" and not link.has "event_project" then
@@ -118,49 +194,72 @@ function feed.want(link)
     link.feedless = true
     return
   end
-  local this = { epoch = nil, riders = {}, ends = {}, ring = {}, at = 0, used = core.now() }
+  local this = { since = nil, ends = {}, ring = {}, at = 0, used = core.now(), ended = loop.condition(link) }
   link.feed = this
   loop.start(function()
     read(link, this)
     link.feed = nil
-    down(this)
+    down(link, this)
+    loop.fire(this.ended)
+  end)
+  loop.start(function()
+    while not loop.await(this.ended, core.now() + feed.LOOK / 2) do
+      if this.since then
+        catch_up(link, core.now() - feed.LOOK)
+      end
+    end
   end)
 end
 
----Which connection events come on now. Nothing of an operation is missed that was begun under the same.
+---Since when events come on the connection that is there now.
 ---@param link lualxd.link
----@return integer? epoch nil: on none
-function feed.epoch(link)
-  return link.feed and link.feed.epoch
+---@return number? since by core.now's clock; nil: none come
+function feed.since(link)
+  return link.feed and link.feed.since
 end
 
----Waits for the next news of an operation along with all others.
+local function several(set)
+  local one = next(set)
+  return one ~= nil and next(set, one) ~= nil
+end
+
+---Listens for an operation that has been begun, whether somebody waits or not: LXD forgets its end after 5 s.
 ---@param link lualxd.link
 ---@param id string
----@return lualxd.rider? rider nil: nothing is listened to
-function feed.ride(link, id)
-  local this = link.feed
-  if not this or not this.epoch then
-    return nil
-  elseif this.ends[id] then
-    return { set = true, data = this.ends[id] }
+---@param sent number when the request was sent that began it, by core.now's clock
+---@param tried string? in words, for errors
+---@return lualxd.rider
+function feed.expect(link, id, sent, tried)
+  local rider = link.riders[id]
+  if rider then
+    return rider
   end
-  local rider = this.riders[id]
-  if not rider then
-    rider = loop.condition()
-    this.riders[id] = rider
+  rider = loop.condition(link)
+  rider.id, rider.tried, rider.from = id, tried, sent
+  rider.over = link.feed and link.feed.ends[id]
+  if not rider.over then
+    link.riders[id] = rider
+    if several(link.riders) then
+      want(link)
+    end
   end
-  this.used = core.now()
   return rider
 end
 
----Nobody waits for this operation any more.
+---Whether news of an operation will come without anybody asking.
 ---@param link lualxd.link
----@param id string
-function feed.leave(link, id)
-  if link.feed then
-    link.feed.riders[id] = nil
-  end
+---@param rider lualxd.rider
+---@return boolean
+function feed.hears(link, rider)
+  local since = feed.since(link)
+  return since ~= nil and rider.from >= since and not rider.over and not rider.gone
+end
+
+---Nothing more is to be heard of an operation.
+---@param link lualxd.link
+---@param rider lualxd.rider
+function feed.leave(link, rider)
+  link.riders[rider.id] = nil
 end
 
 return feed

@@ -7,7 +7,6 @@ local errors = require "lualxd.error"
 local feed = require "lualxd.feed"
 local http = require "lualxd.http"
 local loop = require "lualxd.loop"
-local options = require "lualxd.options"
 
 local follow = {}
 
@@ -18,16 +17,13 @@ local SLICE, SLICE_IN_LINE = 5, 1
 -- While progress is wanted, the operation is read this often (seconds).
 local PROGRESS_PERIOD = 0.25
 
--- Seconds after which an operation of which no event came is looked at: to be sure.
-local LOOK = 60
-
 -- Waits by `/wait` hold a connection each; one is left free for everything else. False: there are events by now.
 local function take_lane(link)
   while link.waits >= math.max(1, link.connections - 1) do
-    local place = loop.condition()
+    local place = loop.condition(link)
     link.line[#link.line + 1] = place
     loop.await(place)
-    if feed.epoch(link) then
+    if feed.since(link) then
       return false
     end
   end
@@ -51,12 +47,15 @@ function follow.failure(operation, settings)
   if operation.status_code == 200 then
     return nil
   end
-  return errors.answer(operation.status_code, operation.err, {
+  return errors.answer(operation.status_code, type(operation.err) == "string" and operation.err or nil, {
     tried = settings.tried,
     request = settings.request,
     operation = operation,
   })
 end
+
+-- Whether an error says nothing but that the server couldn't be asked: the next wait asks again.
+local UNASKED = { connect = true, unavailable = true, timeout = true, cancelled = true }
 
 local function vanished(first, proof)
   local done, err = proof(first)
@@ -75,7 +74,7 @@ end
 local function watch_progress(scope, path, settings)
   loop.start(function()
     while settings.wanted() do
-      if not feed.epoch(scope.link) then
+      if not feed.since(scope.link) then
         local answer = http.ask(scope, "GET", path)
         if not answer then
           return
@@ -104,17 +103,16 @@ local function wait_by_request(link, path, tried)
 end
 
 -- The next news: an answer, an error, or nothing (the time is over, or the connection is lost).
-local function wait_for_news(link, first, path, this)
-  local epoch = feed.epoch(link)
-  local rider = epoch and feed.ride(link, first.id)
-  if not rider then
-    return wait_by_request(link, path, this.tried)
-  elseif this.epoch ~= epoch or core.now() > this.look_at then
-    -- What was said before we listened was said to others.
-    this.epoch, this.look_at = epoch, core.now() + LOOK
-    return http.ask({ link = link }, "GET", path, { tried = this.tried })
-  elseif loop.await(rider, core.now() + SLICE) and rider.data then
-    this.look_at = core.now() + LOOK
+local function wait_for_news(link, path, rider)
+  if rider.gone then
+    return nil, rider.gone
+  elseif not feed.since(link) then
+    return wait_by_request(link, path, rider.tried)
+  elseif not feed.hears(link, rider) or core.now() > rider.from + feed.LOOK then
+    return feed.look(link, rider)
+  end
+  rider.set, rider.data = false, nil
+  if loop.await(rider, core.now() + SLICE) and rider.data then
     return { data = rider.data }
   end
 end
@@ -126,7 +124,7 @@ end
 ---@field wanted fun(): boolean whether anybody still waits
 ---@field latest fun(operation: table) is given what the server last said
 ---@field progress boolean whether progress between start and end is wanted
----@field epoch integer? of the feed, when what began the operation was sent
+---@field rider lualxd.rider? what is heard of it; only one that had already ended has none
 
 ---Waits for the end of an operation.
 ---@param scope lualxd.scope
@@ -137,26 +135,29 @@ end
 ---@return boolean final nothing will change this answer any more
 function follow.operation(scope, first, settings)
   local link = scope.link
-  local path = "/1.0/operations/" .. options.escape(first.id)
   if feed.ended(first) then
     return first, follow.failure(first, settings), true
   end
+  local path = feed.path(first.id)
+  local rider = settings.rider
   if settings.progress then
     watch_progress({ link = link }, path, settings)
   end
   local silent_since
-  local this = { tried = settings.tried, epoch = settings.epoch, look_at = core.now() + LOOK }
-  link.followed = link.followed + 1
-  if link.followed > 1 then
-    feed.want(link)
-  end
-  local function over(...)
-    link.followed = link.followed - 1
-    feed.leave(link, first.id)
-    return ...
+  local function over(data, err, final)
+    if final then
+      feed.leave(link, rider)
+    end
+    return data, err, final
   end
   repeat
-    local answer, err = wait_for_news(link, first, path, this)
+    local answer, err
+    if not rider.over then
+      answer, err = wait_for_news(link, path, rider)
+    end
+    if rider.over then -- or heard of while it was asked for in vain
+      answer, err = { data = rider.over }, nil
+    end
     local operation
     if answer then
       silent_since = nil
@@ -165,8 +166,7 @@ function follow.operation(scope, first, settings)
       operation = nil
     elseif err.kind == "not_found" then
       local data, problem = vanished(first, settings.proof)
-      local unreachable = problem and (problem.kind == "connect" or problem.kind == "unavailable")
-      return over(data, problem, not unreachable)
+      return over(data, problem, not (problem and UNASKED[problem.kind]))
     elseif err.kind == "connect" or err.kind == "unavailable" or err.kind == "timeout" then
       -- A restart of the server: it may be back in a moment.
       silent_since = silent_since or core.now()
@@ -177,9 +177,9 @@ function follow.operation(scope, first, settings)
     elseif err.code then
       -- From 5.15 on a failed operation, or a wait that ran out of time, is an error of `/wait`
       -- itself (lxd#12214, #18715): what the operation says counts.
-      local look = http.ask({ link = link }, "GET", path)
+      local look, problem = http.ask({ link = link }, "GET", path)
       if not look then
-        return over(nil, err, true)
+        return over(nil, err, not UNASKED[problem.kind])
       end
       operation = look.data
     else

@@ -18,6 +18,7 @@ local http = {}
 ---@field timeout number seconds
 ---@field trace function?
 ---@field trusted boolean?
+---@field loop lualxd.adapter? told by `connect`
 
 ---@class lualxd.scope
 ---@field link lualxd.link
@@ -74,6 +75,7 @@ local meta = { __name = "lualxd.exchange", __index = exchange }
 ---@field etag string?
 ---@field stream boolean?
 ---@field brief boolean? a stream that is cut off soon: not worth a connection of its own
+---@field urgent boolean? before all in line that aren't
 ---@field limit integer?
 ---@field hash boolean?
 ---@field timeout number?
@@ -83,7 +85,7 @@ local meta = { __name = "lualxd.exchange", __index = exchange }
 ---@field object boolean? an answer whose metadata is no table is `protocol`
 
 -- Settings that few requests have.
-local RARE = { "length", "limit", "hash", "timeout", "brief", "upgrade" }
+local RARE = { "length", "limit", "hash", "timeout", "brief", "urgent", "upgrade" }
 
 local function headers_of(settings)
   local headers = settings.headers
@@ -123,15 +125,13 @@ function http.start(scope, method, path, settings)
     tried = settings.tried,
     object = settings.object,
     change = change,
-    -- A DELETE has no body and does the same twice; a 404 after a second one counts as done.
-    once = change and method ~= "DELETE",
+    once = change,
     headers = headers_of(settings),
     body = settings.json or settings.body,
     stream = settings.stream,
-    started = link.trace and core.now(),
+    started = link.trace and core.now(), -- once it has ended: when it was sent
     request = false, -- the core's handle
     id = false, -- of what is watched
-    attempts = 1,
     set = false,
   }, meta)
   if not link.engine then
@@ -216,6 +216,7 @@ function exchange:explain(failure)
   end
   -- A broken answer to a change tells as little of it as none: the operation's id may be lost.
   local lost = failure.kind == "lost" or failure.kind == "timeout" or failure.kind == "protocol"
+    or failure.kind == "cancelled"
   if self.change and failure.unsure and lost then
     return self:fail("unknown_outcome", {
       message = message .. "; the server may have got the request",
@@ -229,6 +230,15 @@ function exchange:explain(failure)
   })
 end
 
+-- What a trace raises must not take along what is traced, which may have changed the server.
+local function trace(this, status)
+  local ok, problem = pcall(this.link.trace, this.method, without_secrets(this.path), status,
+    core.now() - this.started)
+  if not ok then
+    io.stderr:write("lualxd: the trace function raised an error: ", tostring(problem), "\n")
+  end
+end
+
 ---Waits for the end.
 ---@param deadline number?
 ---@return integer? status
@@ -236,6 +246,9 @@ end
 ---@return string? body
 function exchange:finish(deadline)
   local request = self.request
+  if self.id == false then
+    loop.breathe(self.link) -- it has failed at once; a script may try again and again
+  end
   while true do
     local status, head, body = request:result()
     if status or head then
@@ -243,10 +256,10 @@ function exchange:finish(deadline)
         loop.unwatch(self.id)
       end
       if self.link.trace then
-        self.link.trace(self.method, without_secrets(self.path), status, core.now() - self.started)
+        trace(self, status)
       end
-      self.attempts = self.change and request:attempts() or 1
       self.digest = status and self.hash and request:hash()
+      self.started = request:began()
       request:close()
       if not status then
         return nil, self:explain(head)
@@ -271,19 +284,6 @@ function exchange:observe(period, f)
   end
 end
 
----Whether the loop holds on to it: it must while anybody waits for its news. What nobody holds is cancelled when
----it is collected.
----@param on boolean
-function exchange:hold(on)
-  if self.id then
-    if on then
-      loop.watch(self.id, self)
-    else
-      loop.unwatch(self.id)
-    end
-  end
-end
-
 ---Waits until there is news of the request (bytes, room, the end).
 function exchange:await_news()
   self.set = false
@@ -297,6 +297,9 @@ function exchange:cancel()
   end
   self.request:close()
 end
+
+-- Whoever waited for it was killed.
+exchange.abandoned = exchange.cancel
 
 local NEWLINE = ("\n"):byte()
 
@@ -371,6 +374,7 @@ end
 ---@field envelope table? the decoded JSON
 ---@field data any the envelope's `metadata`
 ---@field async boolean? `data` is an operation that goes on in the background
+---@field sent number? when what began the operation was sent, by core.now's clock
 
 -- LXD says no more than "not authorized", to whom it doesn't trust and to whom it trusts for some projects only
 -- (5.0.2, tried).
@@ -410,9 +414,6 @@ function http.read(this, status, head, body, raw)
   answer.envelope = envelope
   local failed = status >= 400 or type(envelope) == "table" and envelope.type == "error"
   if failed then
-    if status == 404 and this.method == "DELETE" and (this.attempts or 1) > 1 then
-      return answer
-    end
     local message, code = nil, status
     if type(envelope) == "table" then
       message = type(envelope.error) == "string" and envelope.error or nil
@@ -437,6 +438,7 @@ function http.read(this, status, head, body, raw)
     end
     if answer.async then
       answer.request = this:name()
+      answer.sent = this.started
       answer.data = type(answer.data) == "table" and answer.data or {}
     end
     if answer.async and type(answer.data.id) ~= "string" then

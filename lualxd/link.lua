@@ -4,15 +4,16 @@ local core = require "lualxd.core"
 local errors = require "lualxd.error"
 local http = require "lualxd.http"
 local loop = require "lualxd.loop"
+local which = require "lualxd.loop.which"
 
 local link = {}
 
 local TIMEOUT, CONNECTIONS = 30, 8 -- unless told
 
-local function pollable_of(poller)
+local function pollable()
   return {
     pollfd = function()
-      return poller:pollfd()
+      return loop.pollfd()
     end,
     events = function()
       return "r"
@@ -70,11 +71,10 @@ end
 
 ---Opens connections to a server, which connect when they are first used.
 ---@param place lualxd.place
----@param settings { connections: integer?, timeout: number?, trace: function? }
+---@param settings { connections: integer?, timeout: number?, trace: function?, loop: string|table? }
 ---@return lualxd.link?
 ---@return lualxd.error? err
 function link.open(place, settings)
-  local poller = loop.poller()
   local self = {
     base = place.base,
     where = place.where,
@@ -88,16 +88,18 @@ function link.open(place, settings)
     extensions = {},
     waits = 0, -- connections that hold a `/wait`
     line = {}, -- who would like to
-    followed = 0, -- operations whose end is waited for
+    riders = setmetatable({}, { __mode = "v" }), -- operations that aren't known to have ended, by id
     feed = nil, -- the events of operations, while listened to
+    orderly = setmetatable({}, { __mode = "k" }), -- what must end before the connections do -> how it is ended
     feedless = nil, -- the server refused them
     editing = {}, -- path -> condition of the edit that is under way
-    pollable = pollable_of(poller),
+    pollable = pollable(),
+    loop = settings.loop and which.tell(settings.loop, "lxd.connect"),
   }
   self.has = function(extension)
     return self.extensions[extension] == true
   end
-  local engine, message = core.engine(poller, {
+  local engine, message = core.engine(loop.poller(), {
     unix = place.unix,
     tls = place.tls,
     connections = self.connections,
@@ -107,6 +109,9 @@ function link.open(place, settings)
     return nil, errors.new("invalid", { tried = "connect", message = message })
   end
   self.engine = engine
+  if self.loop then
+    which.remember(self)
+  end
   return self
 end
 

@@ -23,6 +23,7 @@ operation.on_unwaited = nil
 ---@field first table? the background operation, as the server first sent it
 ---@field latest table? and as it last did
 ---@field request string? method and path of what began it
+---@field rider lualxd.rider? what is heard of it
 ---@field proof lualxd.proof? what tells its outcome should it vanish
 local change = {}
 local change_meta = { __index = change }
@@ -45,6 +46,14 @@ end
 
 function meta:__tostring()
   return "lualxd.operation: " .. self._change.tried .. " (" .. self:status() .. ")"
+end
+
+-- Who waits for the end. Weak: one that was killed waits no more.
+local WAITING = { __mode = "k" }
+
+local function count_in(this, token)
+  this.waiting = this.waiting or setmetatable({}, WAITING)
+  this.waiting[token] = true
 end
 
 local function settle(this, data, err)
@@ -73,10 +82,9 @@ function operation.start(scope, tried, flow)
   local this = setmetatable({
     scope = scope,
     tried = tried,
-    epoch = feed.epoch(scope.link), -- of the events that were listened to before anything was sent
-    accepted = loop.condition(), -- the server has answered (or the change has failed)
-    ended = loop.condition(),
-    waiting = 0, -- how many wait for the end
+    accepted = loop.condition(scope.link), -- the server has answered (or the change has failed)
+    ended = loop.condition(scope.link),
+    waiting = nil, -- who waits for the end
     waited = false, -- somebody has been told how it ended
     watchers = nil, -- progress functions
     first = nil,
@@ -127,6 +135,9 @@ local function keep(this, answer, proof)
   this.first, this.latest = answer.data, answer.data
   this.request = answer.request
   this.proof = proof
+  if not feed.ended(answer.data) and answer.data.class ~= "token" then
+    this.rider = feed.expect(this.scope.link, answer.data.id, answer.sent, this.tried)
+  end
 end
 
 ---Sends the request that is the change. What the server does in the background is waited for by `wait`, not here.
@@ -152,6 +163,9 @@ function change:deliver(answer, err, proof)
     return nil, err
   elseif answer.async then
     keep(self, answer, proof)
+    if self.rider and not self.rider.owner then
+      self.rider.owner = self
+    end
     return PENDING
   end
   -- A result that is empty says that it worked, as `true` does.
@@ -188,7 +202,7 @@ function change:finish(answer, err, proof)
       request = self.request,
       proof = proof,
       progress = self.watchers ~= nil,
-      epoch = self.epoch,
+      rider = self.rider,
       wanted = function()
         return not self.done
       end,
@@ -206,7 +220,7 @@ end
 
 local function progress_of(metadata)
   local progress = metadata.progress
-  if type(progress) == "table" then
+  if type(progress) == "table" and type(progress.stage) == "string" then
     return {
       stage = progress.stage,
       percent = tonumber(progress.percent) or 0,
@@ -258,20 +272,24 @@ local function ensure_follower(this)
   this.following = true
   this.trouble = nil
   loop.start(function()
-    local data, err, final = follow.operation(this.scope, this.first, {
+    local ok, data, err, final = pcall(follow.operation, this.scope, this.first, {
       tried = this.tried,
       request = this.request,
       proof = this.proof,
       progress = this.watchers ~= nil,
-      epoch = this.epoch,
+      rider = this.rider,
       wanted = function()
-        return this.waiting > 0 and not this.done
+        return not this.done and next(this.waiting) ~= nil
       end,
       latest = function(latest)
         this:tell(latest)
       end,
     })
     this.following = false
+    if not ok then
+      err = errors.new("failed", { tried = this.tried, message = tostring(data), cause = data })
+      data, final = nil, false
+    end
     if final then
       this:tell(data)
       settle(this, not err and data or nil, err)
@@ -279,7 +297,7 @@ local function ensure_follower(this)
       -- No end, but no way to learn of it now: those who wait are told, and may wait again.
       this.trouble = err
       local ended = this.ended
-      this.ended = loop.condition()
+      this.ended = loop.condition(this.scope.link)
       loop.fire(ended)
     end
   end)
@@ -291,6 +309,29 @@ local function timed_out(this)
     message = "not done in time",
     hint = "it goes on; one may wait for it again",
   })
+end
+
+-- News by events, which nobody had to ask for; nil: from now on they must be asked for.
+function change:heard(latest)
+  if self.done or self.following then
+    return
+  end
+  self.latest = latest or self.latest
+  local waited_for = self.waiting and next(self.waiting) ~= nil
+  if waited_for and (self.watchers or not latest) then
+    ensure_follower(self) -- functions that are told of progress don't hold up all others' news
+  elseif self.rider.over then
+    local err = follow.failure(latest, self)
+    settle(self, not err and latest or nil, err)
+  end
+end
+
+-- Has the end found out, since somebody waits for it.
+local function see_to(this)
+  local rider = this.rider
+  if not rider or rider.owner ~= this or this.watchers or not feed.hears(this.scope.link, rider) then
+    ensure_follower(this)
+  end
 end
 
 ---Waits for the end of the change.
@@ -311,11 +352,12 @@ function methods:wait(timeout)
     settle(this, this.first)
   end
   if not this.done then
-    this.waiting = this.waiting + 1
+    local token = {}
+    count_in(this, token)
     local ended = this.ended -- of now: a follower that fails at once replaces it
-    ensure_follower(this)
+    see_to(this)
     local came = loop.await(ended, deadline)
-    this.waiting = this.waiting - 1
+    this.waiting[token] = nil
     if not came then
       return timed_out(this)
     elseif not this.done then
@@ -346,8 +388,7 @@ function methods:cancel()
       message = "it is already done",
     })
   end
-  local path = "/1.0/operations/" .. options.escape(this.first.id)
-  local answer, err = http.ask({ link = this.scope.link }, "DELETE", path, {
+  local answer, err = http.ask({ link = this.scope.link }, "DELETE", feed.path(this.first.id), {
     tried = "cancel: " .. this.tried,
   })
   if not answer then
@@ -418,21 +459,22 @@ function operation.wait_all(ops, timeout)
   local deadline = timeout and core.now() + timeout
   local results, failed = {}, {}
   -- All are followed from the start, not one after the other.
+  local token = {}
   for _, op in ipairs(ops) do
-    op._change.waiting = op._change.waiting + 1
+    count_in(op._change, token)
   end
   loop.start(function()
     for _, op in ipairs(ops) do
       loop.await(op._change.accepted)
       if not op._change.done and op._change.first.class ~= "token" then
-        ensure_follower(op._change)
+        see_to(op._change)
       end
     end
   end)
   for index, op in ipairs(ops) do
     local result, err = op:wait(deadline and math.max(0, deadline - core.now()))
     results[index], failed[index] = result, err
-    op._change.waiting = op._change.waiting - 1
+    op._change.waiting[token] = nil
   end
   if next(failed) ~= nil then
     return nil, errors.many(failed, results, #ops)

@@ -21,21 +21,16 @@ local FILE_LIMIT = 1024 * 1024
 ----------------------------------------------------------------------------------------------------
 -- The socket of this machine
 
--- In this order, the first that is there.
+-- Where the environment says, and where it is otherwise, in this order.
 local function candidates()
-  local list = {}
-  for _, path in ipairs {
-    os.getenv("LXD_SOCKET") or "",
-    os.getenv("LXD_DIR") and os.getenv("LXD_DIR") .. "/unix.socket" or "",
+  local socket, directory = os.getenv "LXD_SOCKET" or "", os.getenv "LXD_DIR"
+  local told = { socket ~= "" and socket or nil }
+  told[#told + 1] = directory and directory .. "/unix.socket"
+  return told, {
     "/var/snap/lxd/common/lxd/unix.socket",
     "/var/lib/lxd/unix.socket",
     "/var/lib/incus/unix.socket",
-  } do
-    if path ~= "" then
-      list[#list + 1] = path
-    end
-  end
-  return list
+  }
 end
 
 -- Whether something is there, be it for us or not: to open a socket as a file fails, but otherwise.
@@ -48,21 +43,28 @@ local function is_there(path)
   return not message:find("No such file", 1, true) and not message:find("Not a directory", 1, true)
 end
 
-local function find_socket()
-  local list = candidates()
+local function first(list, fits)
   for _, path in ipairs(list) do
-    if core.is_socket(path) then
+    if fits(path) then
       return path
     end
   end
-  for _, path in ipairs(list) do
-    if is_there(path) then
-      return path -- to be refused with a reason
-    end
+end
+
+-- The first that is there. One that isn't for us is to be refused with a reason, and if it was told, then before any
+-- other: changes must not go to another server than the one that was meant.
+local function find_socket()
+  local told, usual = candidates()
+  local path = first(told, is_there) or first(usual, core.is_socket) or first(usual, is_there)
+  if path then
+    return path
+  end
+  for _, other in ipairs(usual) do
+    told[#told + 1] = other
   end
   return nil, errors.new("connect", {
     tried = "connect",
-    message = "no LXD socket is there: " .. table.concat(list, ", "),
+    message = "no LXD socket is there: " .. table.concat(told, ", "),
     hint = "is LXD running? Another place is told by { socket = path } or $LXD_SOCKET",
   })
 end

@@ -1,5 +1,7 @@
 -- Many operations of a real LXD waited for at once: on one connection of events, and without it.
 local core = require "lualxd.core"
+local feed = require "lualxd.feed"
+local imitation = require "spec.support.imitation"
 local lxd = require "lualxd"
 local relays = require "spec.support.relay"
 local server = require "spec.support.lxd"
@@ -35,7 +37,7 @@ end
 -- Has a client listen to the events.
 local function listening(client)
   assert(lxd.wait_all { sleep(client, "0.3"), sleep(client, "0.3") })
-  assert.is_number(client._scope.link.feed.epoch)
+  assert.is_number(client._scope.link.feed.since)
 end
 
 local function begin(client, amount, seconds)
@@ -72,6 +74,18 @@ describe("operations that are waited for at once", function()
     client:close()
   end)
 
+  it("may have ended and been forgotten before anyone waits for the first", function()
+    local client = server.connect()
+    local ops = begin(client, 3, "0.5")
+    lxd.sleep(6)
+    for _, op in ipairs(ops) do
+      assert.is_false(client.operations(op.id):exists())
+      assert.are.equal("Success", op:status())
+      assert.are.equal(0, assert(op:wait()).metadata["return"])
+    end
+    client:close()
+  end)
+
   it("were begun before anyone listened: each is looked at once", function()
     local client, requests = server.tracing()
     local ops = begin(client, 20, "0.6")
@@ -99,7 +113,7 @@ describe("operations that are waited for at once", function()
       problem = not results and err or nil
     end)
     assert.is_nil(problem)
-    assert.is_number(client._scope.link.feed.epoch)
+    assert.is_number(client._scope.link.feed.since)
     local before = #requests
     assert(lxd.wait_all(begin(client, 5, "0.1")))
     assert.are.equal(5, #requests - before)
@@ -125,7 +139,7 @@ describe("operations that are waited for at once", function()
     assert.is_nil(data)
     assert.are.equal("timeout", err.kind)
     assert.are.equal("Success", assert(op:wait(5)).status)
-    assert.is_nil(next(client._scope.link.feed.riders))
+    assert.is_nil(next(client._scope.link.riders))
     client:close()
   end)
 
@@ -143,5 +157,69 @@ describe("operations that are waited for at once", function()
     end)
     assert.is_nil(data)
     assert.are.equal("cancelled", err.kind)
+  end)
+end)
+
+describe("an operation that nobody waits for", function()
+  it("is known to have failed, once events are listened to", function()
+    local told = {}
+    lxd.on_unwaited = function(err)
+      told[#told + 1] = err
+    end
+    finally(function()
+      lxd.on_unwaited = nil
+    end)
+    local client = server.connect()
+    listening(client)
+    client:request("POST", "/1.0/instances/" .. name .. "/exec", {
+      json = { command = lxd.array { "/nowhere" }, environment = {} },
+    })
+    assert(lxd.wait_all(begin(client, 2, "0.3")))
+    for _ = 1, 100 do
+      collectgarbage()
+      if #told > 0 then
+        break
+      end
+      lxd.sleep(0.05)
+    end
+    assert.are.equal(1, #told)
+    assert.matches("Command not found", tostring(told[1]))
+    client:close()
+  end)
+end)
+
+describe("the operations of an imitation", function()
+  local imitated, client
+
+  before_each(function()
+    imitated = imitation.start { mode = "operations", events = true }
+    client = assert(lxd.connect { socket = imitated.socket })
+  end)
+
+  after_each(function()
+    client:close()
+    imitated:stop()
+  end)
+
+  local function create(index)
+    return client.containers:create { name = "c" .. index, source = server.source }
+  end
+
+  it("are looked at after a while where no event comes", function()
+    local look = feed.LOOK
+    feed.LOOK = 0.4
+    finally(function()
+      feed.LOOK = look
+    end)
+    local ops = { create(1), create(2), create(3):progress(function() end) }
+    local results
+    lxd.run(function()
+      local waiting = lxd.spawn(lxd.wait_all, ops)
+      lxd.sleep(0.2)
+      assert.is_number(client._scope.link.feed.since)
+      imitated:finish { silently = true }
+      results = waiting:join()
+    end)
+    assert.are.equal(3, #results)
   end)
 end)

@@ -415,7 +415,8 @@ describe("examples/join.lua", function()
     local token = server.lxc("config trust add --name joined -q"):match "(%S+)%s*$"
     local interpreter = jit and "luajit" or _VERSION:gsub("Lua ", "lua")
     local here = sh "pwd":match "[^\n]+"
-    local path, cpath = package.path:gsub("%./", here .. "/"), package.cpath:gsub("build/", here .. "/build/")
+    local path = package.path:gsub("%./", here .. "/")
+    local cpath = (";" .. package.cpath):gsub(";build/", ";" .. here .. "/build/")
     for _ = 1, 2 do
       local out = sh("cd '%s' && LUA_PATH='%s' LUA_CPATH='%s' %s %s/examples/join.lua '%s' laptop", directory, path,
         cpath, interpreter, here, token)

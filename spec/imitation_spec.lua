@@ -101,6 +101,77 @@ describe("an LXD 2.0", function()
   end)
 end)
 
+-- What no LXD answers, in words that it uses otherwise.
+describe("an odd answer", function()
+  local server, client
+
+  before_each(function()
+    server = imitation.start { mode = "operations" }
+    client = assert(lxd.connect { socket = server.socket, timeout = 2 })
+  end)
+
+  after_each(function()
+    client:close()
+    server:stop()
+  end)
+
+  local function operation(fields)
+    local data = { id = "00000000-0000-4000-8000-000000000000", class = "task", status = "Failure", status_code = 400,
+      created_at = "2026-01-01T00:00:00Z", metadata = {} }
+    for name, value in pairs(fields) do
+      data[name] = value
+    end
+    server:rules { path = "/wait", sync = data }
+    server:rules { method = "POST", async = { id = data.id, class = "task", status_code = 103, status = "Running" } }
+    return client.containers:create { name = "c", source = { type = "image", alias = "busybox" } }
+  end
+
+  it("whose error is no text is a failure with words of our own", function()
+    local data, err = operation { err = { a = 1 } }:wait()
+    assert.is_nil(data)
+    assert.are.equal("failed", err.kind)
+  end)
+
+  it("whose code is no integer is told as it is", function()
+    local data, err = operation { err = "broken", status_code = 400.5 }:wait()
+    assert.is_nil(data)
+    assert.matches("broken", tostring(err))
+  end)
+
+  it("whose progress has no stage is no progress", function()
+    local told = {}
+    local op = operation { status_code = 200, metadata = { progress = { percent = "3" } } }
+    assert(op:progress(function(progress)
+      told[#told + 1] = progress
+    end):wait())
+    assert.are.same({}, told)
+  end)
+
+  it("takes no waiting along when a trace raises", function()
+    local traced = assert(lxd.connect { socket = server.socket, trace = function()
+      error "in trace"
+    end })
+    assert(traced.containers:names())
+    traced:close()
+  end)
+
+  it("whose reader raises doesn't hold its connection", function()
+    server:rules { method = "GET", path = "/big", steps = {
+      { bytes = "HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n" }, { endless = "x" },
+    } }
+    local two = assert(lxd.connect { socket = server.socket, timeout = 2, connections = 2 })
+    for _ = 1, 3 do
+      local ok, problem = pcall(two.request, two, "GET", "/1.0/big", { stream = function()
+        error("enough", 0)
+      end })
+      assert.is_false(ok)
+      assert.are.equal("enough", problem)
+    end
+    assert(two.containers:names())
+    two:close()
+  end)
+end)
+
 describe("an imitation", function()
   it("is gone with its directory when it is stopped", function()
     local server = imitation.start()
@@ -109,7 +180,7 @@ describe("an imitation", function()
     assert.truthy(run("ls -d " .. server.directory):find("No such file", 1, true))
   end)
 
-  it("is gone when whoever started it was killed, although a child has its pipe", function()
+  it("is gone when whoever started it was killed, although a child has its pipe #builtin", function()
     local file = os.tmpname()
     local script = assert(io.open(file, "w"))
     script:write(([[

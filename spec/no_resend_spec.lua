@@ -183,26 +183,40 @@ describe("a deletion on a kept connection", function()
     with_container()
   end)
 
-  it("that is done before the server hangs up counts as done", function()
-    server:rules { method = "DELETE", times = 1, steps = { { model = false }, { close = true } } }
-    assert(client.containers "web":delete():wait())
-    local requests = sent "DELETE"
-    assert.are.equal(2, #requests) -- the second got the 404
-    assert.is_nil(server:model().containers.web)
-  end)
-
-  it("that wasn't done before the server hung up is done", function()
-    server:rules { method = "DELETE", times = 1, close = true }
-    assert(client.containers "web":delete():wait())
-    assert.are.equal(2, #sent "DELETE")
-    assert.is_nil(server:model().containers.web)
-  end)
+  for what, rule in pairs {
+    ["that is done before the server hangs up"] = { steps = { { model = false }, { close = true } } },
+    ["that wasn't done before the server hung up"] = { close = true },
+  } do
+    it(what .. " is sent once, and unknown", function()
+      rule.method = "DELETE"
+      server:rules(rule)
+      local result, err = client.containers "web":delete():wait()
+      assert.is_nil(result)
+      assert.are.equal("unknown_outcome", err.kind, tostring(err))
+      assert.are.equal(1, #sent "DELETE")
+    end)
+  end
 
   it("of what isn't there is not_found when it was sent once", function()
     local result, err = client.containers "none":delete():wait()
     assert.is_nil(result)
     assert.are.equal("not_found", err.kind)
     assert.are.equal(1, #sent "DELETE")
+  end)
+end)
+
+describe("a change whose client is closed before its answer", function()
+  it("is unknown: the server has got it", function()
+    start()
+    with_container()
+    server:rules { method = "POST", stall = true }
+    local other = assert(lxd.connect { socket = server.socket, timeout = 0.3 })
+    local op = other.containers:create { name = "new", source = { type = "image", alias = "busybox" } }
+    server:await { complete = 4 }
+    other:close()
+    local result, err = op:wait()
+    assert.is_nil(result)
+    assert.are.equal("unknown_outcome", err.kind, tostring(err))
   end)
 end)
 

@@ -141,6 +141,15 @@ describe("an item", function()
     end
   end)
 
+  it("lets an update's function begin another change, which isn't forbidden to wait", function()
+    local name, inner = server.name "p", nil
+    assert(client.profiles "default":update(function()
+      inner = client.profiles:create { name = name }
+    end):wait())
+    assert(inner:wait())
+    assert.is_true(client.profiles(name):exists())
+  end)
+
   it("fails an update whose function raises or waits", function()
     local _, err = client.profiles "default":update(function()
       error "no, thanks"

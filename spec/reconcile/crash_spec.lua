@@ -17,18 +17,9 @@ teardown(function()
   server.clean()
 end)
 
--- The interpreter that runs this, as a shell command that finds the same modules.
-local function interpreter()
-  local index = 0
-  while arg[index - 1] do
-    index = index - 1
-  end
-  return string.format("LUA_PATH='%s' LUA_CPATH='%s' '%s'", package.path, package.cpath, arg[index])
-end
-
 -- Starts children for the names, a few at once, and gives the names whose children died.
 local function let_die(names)
-  local lua, died = interpreter(), {}
+  local lua, died = server.interpreter(), {}
   local lines = { "set +e" }
   for index, job in ipairs(names) do
     lines[#lines + 1] = string.format(

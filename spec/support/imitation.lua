@@ -72,7 +72,8 @@ function Imitation:release(gate)
   return self:command { ["do"] = "release", gate = gate }
 end
 
----Ends operations of the model: those named by `ids`, or all; `code` 200 unless told, `err`.
+---Ends operations of the model: those named by `ids`, or all; `code` 200 unless told, `err`; `silently`: no event
+---tells of it.
 function Imitation:finish(options)
   local command = { ["do"] = "finish" }
   for key, value in pairs(options or {}) do
@@ -110,6 +111,7 @@ local M = {}
 ---@field mode "scripted"|"lxd2"|"operations"|nil
 ---@field operation_seconds number? how long operations run
 ---@field operation_kept number? for how long ended ones are remembered
+---@field events true? tell of operations by events
 
 ---@param options? imitation.options
 ---@return imitation
@@ -123,7 +125,11 @@ function M.start(options)
   local names = { mode = "--mode", operation_seconds = "--operation-seconds",
     operation_kept = "--operation-kept" }
   for name, value in pairs(options) do
-    words[#words + 1] = assert(names[name], "unknown option: " .. name) .. " " .. quote(value)
+    if name == "events" then
+      words[#words + 1] = "--events"
+    else
+      words[#words + 1] = assert(names[name], "unknown option: " .. name) .. " " .. quote(value)
+    end
   end
   words[#words + 1] = ">" .. quote(directory .. "/replies")
   local self = setmetatable({ directory = directory }, Imitation)

@@ -91,6 +91,15 @@ function server.clean()
   client:close()
 end
 
+---The interpreter that runs this, as a shell command that finds the same modules.
+function server.interpreter()
+  local index = 0
+  while arg[index - 1] do
+    index = index - 1
+  end
+  return string.format("LUA_PATH='%s' LUA_CPATH='%s' '%s'", package.path, package.cpath, arg[index])
+end
+
 ---How many descriptors this process has open. Another process that counts them may see the pipe to itself, or not.
 function server.descriptors()
   local open = 0

@@ -28,6 +28,32 @@ function methods:inject(bytes)
   end))
 end
 
+---New connections end when the server has said so many bytes on them; nil: they don't.
+---@param bytes integer?
+function methods:limit(bytes)
+  command(self, "limit " .. (bytes or -1))
+end
+
+---New connections go silent when the server has said so many bytes on them.
+---@param bytes integer
+function methods:stall(bytes)
+  command(self, "stall " .. bytes)
+end
+
+---What the server says on an operation's WebSocket of this name comes so much later.
+---@param name string
+---@param seconds number
+function methods:late(name, seconds)
+  command(self, "late " .. name .. " " .. seconds)
+end
+
+---An operation's WebSocket of this name ends after so many bytes.
+---@param name string
+---@param bytes integer
+function methods:end_after(name, bytes)
+  command(self, "end " .. name .. " " .. bytes)
+end
+
 ---Ends it; idempotent.
 function methods:stop()
   if self.input then

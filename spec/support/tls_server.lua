@@ -37,7 +37,7 @@ function Server:drop()
   return self:command { ["do"] = "drop" }
 end
 
----@return { connections: integer, handshakes: integer, requests: string[], plain: integer }
+---@return { connections: integer, handshakes: integer, requests: string[], plain: string }
 function Server:record()
   return self:command { ["do"] = "record" }
 end
