@@ -4,22 +4,10 @@
 
 local lxd = require "lualxd"
 local cjson = require "cjson"
+local memory = require "bench.memory"
 
 local count = tonumber(arg[2])
 local client = assert(lxd.connect { socket = arg[1] })
-
-local function resident()
-  local file = assert(io.open "/proc/self/statm")
-  local pages = file:read "*l":match "^%d+ (%d+)"
-  file:close()
-  return pages * 4
-end
-
-local function memory()
-  collectgarbage()
-  collectgarbage()
-  return { lua = collectgarbage "count", rss = resident() }
-end
 
 local function create(i)
   return client.containers:create {
