@@ -335,14 +335,16 @@ describe("a process that nobody has any more", function()
 end)
 
 describe("a connection of exec", function()
-  local way, far
+  local way, other, far
 
   before_each(function()
     way = relay.start(server.socket)
-    far = assert(lxd.connect { socket = way.socket, timeout = 3 }).containers(name)
+    other = assert(lxd.connect { socket = way.socket, timeout = 3 })
+    far = other.containers(name)
   end)
 
   after_each(function()
+    other:close()
     way:stop()
   end)
 
