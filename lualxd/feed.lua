@@ -20,8 +20,14 @@ local LOOKING = 4
 -- Seconds after which an operation of which no event came is looked at: to be sure.
 feed.LOOK = 60
 
+-- LXD (5.0.2, lxd/events.go) says that the connection is there a moment before it listens for it, and what happens in
+-- between it tells nobody. So many seconds later it is known when the first event came, and what began before it and
+-- was not heard of since is looked at.
+feed.SETTLING = 1
+
 ---@class lualxd.feed
----@field since number? when the connection came about; nil while there is none
+---@field since number? when the connection came about, later when the first event came; nil while there is none
+---@field first number? when the first event came on this connection
 ---@field ends table<string, table> the last REMEMBERED operations that ended and that nobody had heard of
 ---@field ring string[] their ids
 ---@field at integer
@@ -75,6 +81,7 @@ local function tell(link, rider, data)
 end
 
 local function deliver(link, this, data)
+  this.first = this.first or core.now()
   local id = data.id
   if type(id) ~= "string" then
     return
@@ -138,8 +145,17 @@ local function catch_up(link, time)
   end
 end
 
+-- What is known since the connection is there is in fact known since its first event.
+local function prove(link, this, since)
+  if loop.await(this.ended, since + feed.SETTLING) or this.since ~= since then
+    return
+  end
+  this.since = this.first or core.now()
+  catch_up(link, this.since)
+end
+
 local function up(link, this)
-  this.since = core.now()
+  this.since, this.first = core.now(), nil
   -- Those who stand in line for a connection need none now.
   local line = link.line
   link.line = {}
@@ -147,6 +163,9 @@ local function up(link, this)
     loop.fire(place)
   end
   catch_up(link, this.since) -- what was said before was said to others
+  loop.start(function()
+    prove(link, this, this.since)
+  end)
 end
 
 -- Whoever listens must find out otherwise.
@@ -239,7 +258,12 @@ function feed.expect(link, id, sent, tried)
   rider.over = link.feed and link.feed.ends[id]
   if not rider.over then
     link.riders[id] = rider
-    if several(link.riders) then
+    local since = feed.since(link)
+    if since and sent < since then
+      loop.start(function()
+        feed.look(link, rider)
+      end)
+    elseif several(link.riders) then
       want(link)
     end
   end

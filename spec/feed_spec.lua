@@ -206,10 +206,10 @@ describe("the operations of an imitation", function()
   end
 
   it("are looked at after a while where no event comes", function()
-    local look = feed.LOOK
-    feed.LOOK = 0.4
+    local look, settling = feed.LOOK, feed.SETTLING
+    feed.LOOK, feed.SETTLING = 0.4, 60
     finally(function()
-      feed.LOOK = look
+      feed.LOOK, feed.SETTLING = look, settling
     end)
     local ops = { create(1), create(2), create(3):progress(function() end) }
     local results
@@ -221,5 +221,34 @@ describe("the operations of an imitation", function()
       results = waiting:join()
     end)
     assert.are.equal(3, #results)
+  end)
+
+  -- LXD says that the connection is there a moment before it listens for it.
+  it("are looked at soon where they ended before the first event came", function()
+    local started, ops = core.now(), { create(1), create(2) }
+    lxd.run(function()
+      local waiting = lxd.spawn(lxd.wait_all, { ops[1], ops[2] })
+      lxd.sleep(0.2)
+      assert.is_number(client._scope.link.feed.since)
+      imitated:mute(true)
+      ops[3] = create(3)
+      lxd.sleep(0.1)
+      imitated:finish()
+      imitated:mute(false)
+      ops[4] = create(4)
+      assert(waiting:join())
+      assert(ops[3]:wait())
+    end)
+    assert.is_true(core.now() - started < 4)
+  end)
+
+  it("are looked at where they were begun before the connection was there and are known only since", function()
+    create(1)
+    create(2)
+    lxd.sleep(0.2)
+    local link = client._scope.link
+    local rider = feed.expect(link, "no-such-operation", feed.since(link) - 1)
+    lxd.sleep(0.2)
+    assert.are.equal("not_found", rider.gone.kind)
   end)
 end)

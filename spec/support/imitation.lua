@@ -82,6 +82,11 @@ function Imitation:finish(options)
   return self:command(command)
 end
 
+---Tells no events, or does again.
+function Imitation:mute(on)
+  return self:command { ["do"] = "mute", on = on }
+end
+
 ---Drops operations as LXD does 5 s after their end.
 function Imitation:forget(ids)
   return self:command { ["do"] = "forget", ids = ids }
