@@ -157,7 +157,7 @@ function events.stop(this)
   end
 end
 
----Follows events; waits until it is connected.
+---Follows events; waits until it is connected. LXD (5.0.2, lxd/events.go) says so a moment before it listens.
 ---@param scope lualxd.scope
 ---@param query table
 ---@return lualxd.listener?
