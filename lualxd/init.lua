@@ -3,7 +3,6 @@
 local client = require "lualxd.client"
 local json = require "lualxd.json"
 local operation = require "lualxd.operation"
-local reconcile = require "lualxd.reconcile"
 local task = require "lualxd.task"
 local trust = require "lualxd.trust"
 local words = require "lualxd.words"
@@ -30,9 +29,21 @@ local lxd = {
   secret = words.secret,
 }
 
--- The client knows nothing of the reconciler; here the two meet.
-client.methods.plan = reconcile.plan
-client.methods.apply = reconcile.apply
+-- The client knows nothing of the reconciler; here the two meet. It is loaded by whoever first uses it: a third of all
+-- that there is to compile, and a script that runs a command is waiting for that.
+local RECONCILER = { plan = true, apply = true }
+
+setmetatable(client.methods, {
+  __index = function(methods, name)
+    if RECONCILER[name] then
+      local reconcile = require "lualxd.reconcile"
+      for method in pairs(RECONCILER) do
+        methods[method] = reconcile[method]
+      end
+      return methods[name]
+    end
+  end,
+})
 
 -- `lxd.on_unwaited = f` is seen by the operations.
 return setmetatable(lxd, {
