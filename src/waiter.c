@@ -68,11 +68,15 @@ static void unwatch(hall *h, seat *s)
     s->watched = -1;
 }
 
+/* Explicitly: while a forked child has the connection open too, closing it neither ends the watch, whose
+ * events would name a seat that is gone, nor is seen by the other end. */
 static void leave(hall *h, seat *s)
 {
     if (s->dead) return;
     s->dead = true;
     unwatch(h, s);
+    epoll_ctl(h->epoll, EPOLL_CTL_DEL, s->peer, NULL);
+    shutdown(s->peer, SHUT_RDWR);
     close(s->peer);
     *s->link = s->next;
     if (s->next) s->next->link = s->link;

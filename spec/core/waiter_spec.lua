@@ -126,6 +126,30 @@ describe("a waiter", function()
     waiter:close()
   end)
 
+  it("turns away, too, whom a child has open", function()
+    local posix = require "spec.core.support".posix
+    local waiter = assert(core.waiter())
+    local peer = connect(waiter)
+    peer:send "99999\n"
+    assert.is_true(answered(peer, 5)) -- it has its seat
+    local child = assert(posix.fork())
+    if child == 0 then
+      posix.sleep(1)
+      posix.exit(0)
+    end
+    peer:send "nonsense, and what nobody reads any more\n"
+    local clock = os.clock()
+    peer:settimeout(0.5)
+    local _, seen = peer:receive(1)
+    posix.sleep(0.2)
+    local took = os.clock() - clock
+    peer:close()
+    assert.equal(0, posix.waitpid(child))
+    waiter:close()
+    assert.equal("closed", seen)
+    assert(took < 0.1, took)
+  end)
+
   it("leaves nothing open, whether it is closed or forgotten", function()
     assert(core.waiter()):close()
     collectgarbage()
