@@ -43,6 +43,7 @@ static const struct meaning {
     {CURLE_HTTP2_STREAM, LXD_LOST, LXD_PROTOCOL},
     {CURLE_WEIRD_SERVER_REPLY, LXD_PROTOCOL, LXD_PROTOCOL},
     {CURLE_FILESIZE_EXCEEDED, LXD_PROTOCOL, LXD_PROTOCOL},
+    {CURLE_BAD_CONTENT_ENCODING, LXD_PROTOCOL, LXD_PROTOCOL}, /* of Transfer-Encoding: we ask for none */
 };
 
 /* Says how a request fails; the first to say so is right. The words become one line. */

@@ -188,6 +188,9 @@ describe("a bad peer", function()
       "Content-Length: -1\r\n\r\n", "Content-Length: x\r\n\r\n",
       "Content-Length: 99999999999999999999999\r\n\r\n", "content-length:\r\n\r\n",
       "Content-Length: 1 2\r\n\r\nabc",
+      "Transfer-Encoding: unheard-of\r\n\r\nabc",
+      "Transfer-Encoding: deflate, chunked\r\n\r\nc\r\nabcabcabcabc\r\n0\r\n\r\n",
+      "Transfer-Encoding: " .. ("gzip, "):rep(10) .. "chunked\r\n\r\n",
     } do
       for _, stream in ipairs { false, true } do
         local kind, failure, r = fails({ stream = stream }, function(c)
