@@ -24,7 +24,7 @@
 
 #define LXD_WAITER "lualxd.waiter"
 #define BATCH 32
-#define PATIENCE 10000 /* microseconds until another try for a descriptor */
+#define PATIENCE 10000 /* microseconds until another try for a descriptor, or for memory */
 
 /* One who waits: a connection, and the descriptor it asked for. */
 typedef struct seat {
@@ -103,6 +103,7 @@ static void welcome(hall *h)
     int peer = accept4(h->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (peer < 0) {
         if (errno == EMFILE || errno == ENFILE) turn_away(h);
+        else if (errno == ENOMEM || errno == ENOBUFS) usleep(PATIENCE); /* or it spins, see above */
         return;
     }
     seat *s = NULL;

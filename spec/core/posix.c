@@ -5,15 +5,20 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <netinet/in.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -185,6 +190,20 @@ static int l_limit_files(lua_State *L)
     return 1;
 }
 
+/* fail_accept(errno): accept4 fails, in this thread and those that it starts, for the rest of this process */
+static int l_fail_accept(lua_State *L)
+{
+    struct sock_filter rules[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_accept4, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)luaL_checkinteger(L, 1)),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = sizeof rules / sizeof *rules, .filter = rules};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return fail(L);
+    return result(L, prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+}
+
 /* descriptors() -> how many are open, and a table of them */
 static int l_descriptors(lua_State *L)
 {
@@ -291,6 +310,7 @@ static const luaL_Reg functions[] = {
     {"alarm", l_alarm},
     {"interrupt_after", l_interrupt_after},
     {"limit_files", l_limit_files},
+    {"fail_accept", l_fail_accept},
     {"descriptors", l_descriptors},
     {"memory", l_memory},
     {"mkfifo", l_mkfifo},

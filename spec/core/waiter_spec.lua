@@ -73,6 +73,22 @@ describe("a waiter", function()
     end
   end)
 
+  it("comes to rest where the kernel has no memory for whom wants to connect", function()
+    local posix = require "spec.core.support".posix
+    for _, errno in ipairs { 12, 105 } do -- ENOMEM, ENOBUFS
+      local child = assert(posix.fork())
+      if child == 0 then
+        assert(posix.fail_accept(errno))
+        local waiter = assert(core.waiter())
+        connect(waiter)
+        local clock = os.clock()
+        posix.sleep(0.5)
+        posix.exit(os.clock() - clock < 0.2 and 0 or 1)
+      end
+      assert.equal(0, posix.waitpid(child))
+    end
+  end)
+
   it("waits for many at once, some of whom go away", function()
     local waiter = assert(core.waiter())
     local peers, wakers = {}, {}
