@@ -143,8 +143,8 @@ function core.engine(on, options) end
 ---@field url string sent as it is: libcurl resolves no dots and re-encodes nothing
 ---@field headers string[]? lines `Name: value`; one with a line break or NUL is refused by an error raised
 ---@field body nil|string|true|(string|{path: string})[] bytes; `true`: by `write` and `finish`; or pieces one after
----the other, of which `path`s are files that are opened by `submit` and read as the connection takes them
----(no file's bytes pass through Lua)
+---the other, of which `path`s are files that are opened by `submit`, again when the request has stood in line, and
+---read as the connection takes them (no file's bytes pass through Lua)
 ---@field length integer? of a body `true`, if known (otherwise it goes chunked)
 ---@field once boolean? this request must never reach the server twice: never resent, see `failure.unsure`
 ---@field stream boolean? the response's body is to be taken by `read` as it comes

@@ -74,7 +74,7 @@ bool lxd_source_hash_files(lxd_source *s)
     return s->digest && EVP_DigestInit_ex(s->digest, EVP_sha256(), NULL) == 1;
 }
 
-/* Opens the files and adds up the length. Gives the piece that can't be read, with its errno; an
+/* Opens the files that aren't open and adds up the length. Gives the piece that can't be read, with its errno; an
  * errno of 0 says that it isn't a plain file (whose length nobody knows beforehand). */
 const lxd_piece *lxd_source_open(lxd_source *s, int *error)
 {
@@ -82,7 +82,7 @@ const lxd_piece *lxd_source_open(lxd_source *s, int *error)
     int64_t length = 0;
     for (size_t i = 0; i < s->count; i++) {
         lxd_piece *p = &s->pieces[i];
-        if (p->path) {
+        if (p->path && p->fd < 0) {
             struct stat st;
             /* Without O_NONBLOCK a FIFO would keep us here until somebody writes to it. */
             p->fd = open(p->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
@@ -102,6 +102,15 @@ const lxd_piece *lxd_source_open(lxd_source *s, int *error)
     }
     s->length = length;
     return NULL;
+}
+
+/* Closes the files, of which nothing was read, until they are opened again. */
+void lxd_source_shut(lxd_source *s)
+{
+    for (size_t i = 0; i < s->count; i++) {
+        if (s->pieces[i].fd >= 0) close(s->pieces[i].fd);
+        s->pieces[i].fd = -1;
+    }
 }
 
 /* Reads from a file; LXD_SOURCE_FAILED with an errno, 0 where the file became shorter. */
@@ -179,10 +188,10 @@ int lxd_source_hash(const lxd_source *s, unsigned char hash[32])
 /* Lets go of files and bytes that won't be sent any more; the counters and the hash stay. */
 void lxd_source_drop(lxd_source *s)
 {
+    lxd_source_shut(s);
     for (size_t i = 0; i < s->count; i++) {
         LXD_FREE(s->pieces[i].bytes);
         LXD_FREE(s->pieces[i].path);
-        if (s->pieces[i].fd >= 0) close(s->pieces[i].fd);
     }
     LXD_FREE(s->pieces);
     s->pieces = NULL;

@@ -26,7 +26,7 @@ void lxd_buffer_free(lxd_buffer *b);
 typedef struct lxd_piece {
     char *bytes;   /* owned; NULL for a file */
     char *path;    /* owned; NULL for bytes */
-    int fd;        /* of the file; -1 before it is opened */
+    int fd;        /* of the file; -1 while it isn't open */
     int64_t size;  /* of either */
 } lxd_piece;
 
@@ -53,6 +53,7 @@ enum { LXD_SOURCE_WAIT = -1, LXD_SOURCE_FAILED = -2 };
 bool lxd_source_pieces(lxd_source *s, size_t count);
 bool lxd_source_hash_files(lxd_source *s);
 const lxd_piece *lxd_source_open(lxd_source *s, int *error);
+void lxd_source_shut(lxd_source *s);
 long lxd_source_read(lxd_source *s, char *out, size_t max, int *error);
 long lxd_source_write(lxd_source *s, const char *bytes, size_t n);
 int lxd_source_hash(const lxd_source *s, unsigned char hash[32]);

@@ -231,9 +231,22 @@ void lxd_engine_end(lxd_request *r)
     lxd_poller_note(e->poller, r);
 }
 
+/* Opens the files of its body; false, and it has ended: one can't be read. */
+static bool open_files(lxd_request *r)
+{
+    int error;
+    const lxd_piece *bad = lxd_source_open(&r->source, &error);
+    if (!bad) return true;
+    lxd_request_blame(r, LXD_FILE, error, "%s: %s", bad->path ? bad->path : "body",
+                      error ? strerror(error) : "not a plain file");
+    lxd_engine_end(r);
+    return false;
+}
+
 /* Hands one of the queue to libcurl. */
 static void start(lxd_engine *e, lxd_request *r)
 {
+    if (!open_files(r)) return;
     unlink_request(e, r);
     r->state = LXD_ACTIVE;
     r->next = e->active;
@@ -461,15 +474,9 @@ static int l_engine_submit(lua_State *L)
     if (r->timeout < 0) r->timeout = e->timeout;
     r->engine = e;
     enqueue(e, r);
-    int error;
-    const lxd_piece *bad = lxd_source_open(&r->source, &error);
-    if (bad) {
-        lxd_request_blame(r, LXD_FILE, error, "%s: %s", bad->path ? bad->path : "body",
-                          error ? strerror(error) : "not a plain file");
-        lxd_engine_end(r);
-    }
-    if (r->ws && r->state == LXD_QUEUED) start(e, r); /* beside the others: it may stay for long */
+    if (open_files(r) && r->ws) start(e, r); /* beside the others: it may stay for long */
     lxd_engine_run(e);
+    if (r->state == LXD_QUEUED) lxd_source_shut(&r->source); /* any number may stand in line */
     for (int i = 0; i < SUBMIT_TURNS && more_to_send(r); i++) {
         int64_t before = r->source.given;
         lxd_poller_turn(e->poller, 0);

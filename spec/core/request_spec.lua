@@ -456,6 +456,41 @@ describe("request", function()
       assert.is_nil(r:hash())
     end)
 
+    it("has no file open while it stands in line, and reads it as it is then", function()
+      local a = support.file("a", "bytes")
+      local _, c = start {}
+      c:request()
+      for _ = 1, 3 do
+        support.get()
+        support.server:accept():request()
+      end
+      local before = posix.descriptors()
+      local waiting = {}
+      for i = 1, 100 do
+        waiting[i] = support.get { method = "PUT", body = { { path = a } }, hash = true }
+        assert.equal("queued", waiting[i]:state())
+        assert.same({ 0, 5, 0, -1 }, { waiting[i]:progress() })
+      end
+      local missing = support.get { method = "PUT", body = { { path = a .. "b" } } }
+      assert.equal("done", missing:state())
+      assert.equal(before, (posix.descriptors()))
+      support.file("a", "other bytes")
+      c:answer ""
+      local head, body = c:request()
+      assert.matches("Content%-Length: 11\r\n", head)
+      assert.equal("other bytes", body)
+      os.remove(a)
+      c:answer ""
+      assert.equal(200, (support.finish(waiting[1])))
+      assert.equal(core.sha256 "other bytes", waiting[1]:hash())
+      for i = 2, 100 do
+        local kind, failure = support.failure(waiting[i])
+        assert.equal("file", kind)
+        assert.equal(2, failure.errno)
+        assert.is_false(failure.unsure)
+      end
+    end)
+
     it("ends at once when a file can't be read", function()
       local engine = support.open()
       local fifo = support.directory .. "/fifo"
