@@ -19,7 +19,7 @@
 
 #define HEAD_LIMIT ((size_t)64 * 1024) /* bytes of the handshake's answer, and of a refusal's body */
 #define CHUNK 16384                    /* bytes read at once; wslay asks for 4096 */
-#define MESSAGES 1024                  /* that wait, however short they are */
+#define MESSAGES 1024                  /* that wait in either direction, however short they are */
 #define PINGS 1024                     /* that are read while none of their pongs has gone out */
 #define BUDGET ((int64_t)256 * 1024)   /* bytes that one drive reads: others want their turn, too */
 #define KEY_SIZE 25                    /* 16 bytes in base64, and a NUL */
@@ -436,6 +436,13 @@ static bool goes(const lxd_websocket *w)
     return !w->stuck && !w->cut && !w->ended && !w->no_memory;
 }
 
+/* Whether less waits to be sent than a part of what may. */
+static bool sends_fewer(const lxd_websocket *w, size_t part)
+{
+    return wslay_event_get_queued_msg_length(w->events) < LXD_ROOM / part &&
+           wslay_event_get_queued_msg_count(w->events) < MESSAGES / part;
+}
+
 static void exchange(lxd_request *r)
 {
     lxd_websocket *w = r->ws;
@@ -460,7 +467,7 @@ static void exchange(lxd_request *r)
         lxd_request_blame(r, LXD_PROTOCOL, 0, "a frame that breaks the rules (%d)",
                           (int)wslay_event_get_status_code_sent(w->events));
     }
-    if (w->wants_room && wslay_event_get_queued_msg_length(w->events) <= LXD_ROOM / 2) {
+    if (w->wants_room && sends_fewer(w, 2)) {
         w->wants_room = false;
         note(r);
     }
@@ -580,7 +587,7 @@ static int l_send(lua_State *L)
     lxd_request *r = check(L);
     lxd_websocket *w = r->ws;
     if (r->state == LXD_DONE) return 0;
-    if (w->stage != OPEN || wslay_event_get_queued_msg_length(w->events) >= LXD_ROOM) {
+    if (w->stage != OPEN || !sends_fewer(w, 1)) {
         w->wants_room = true;
         lua_pushboolean(L, 0);
         return 1;

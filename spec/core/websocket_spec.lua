@@ -417,22 +417,25 @@ describe("a WebSocket", function()
   end)
 
   it("turns a sender away when the peer doesn't read, and tells of room", function()
-    local r, c = open()
-    local text, sent = ("x"):rep(50000), 0
-    while r:send(text) do
-      sent = sent + 1
-      assert(sent < 1000, "it takes ever more")
+    for _, case in ipairs { { ("x"):rep(50000), 1000 }, { "x", 100000 }, { "", 100000 } } do
+      local text, most = case[1], case[2]
+      local r, c = open()
+      local sent = 0
+      while r:send(text) do
+        sent = sent + 1
+        assert(sent < most, "it takes ever more")
+      end
+      assert.is_false(r:send(text))
+      local told
+      support.until_(function()
+        c:peek()
+        local news = {}
+        support.poller:step(news)
+        told = told or news[1] == r:id()
+        return told
+      end)
+      assert.is_true(r:send "more")
     end
-    assert.is_false(r:send(text))
-    local told
-    support.until_(function()
-      c:peek()
-      local news = {}
-      support.poller:step(news)
-      told = told or news[1] == r:id()
-      return told
-    end)
-    assert.is_true(r:send "more")
   end)
 
   it("isn't among the requests that count", function()
