@@ -37,7 +37,9 @@ void lxd_endpoint_push_server(lua_State *L, const lxd_endpoint *p);
 typedef enum lxd_use {
     LXD_ANY,     /* HTTP/2 where the server has it: one connection for any number of requests */
     LXD_UPGRADE, /* HTTP/1.1 on a new connection: what a WebSocket begins with */
-    LXD_STREAM,  /* HTTP/1.1: libcurl lets an HTTP/2 server send 32 MiB to a reader who has paused */
+    LXD_ALONE,   /* HTTP/1.1, for long bodies. Over HTTP/2 libcurl (7.88) lets a server send 32 MiB to a
+                  * reader who has paused, spins while a server takes no more of an upload, and loses the
+                  * answer of one that refuses to read it to its end */
 } lxd_use;
 
 /* Tells an easy handle how to reach the server: socket or TLS, no proxy, the version of HTTP. The

@@ -15,6 +15,7 @@
 #define HEAD_LIMIT ((size_t)64 * 1024)  /* bytes of all heads of one answer */
 #define BUFFER_SIZE (64L * 1024)        /* libcurl's, for what comes in */
 #define UPLOAD_SIZE (128L * 1024)       /* libcurl's, for what goes out */
+#define SHARED_MAX ((int64_t)16 * 1024) /* of a body: one frame of HTTP/2, for which there is room */
 #define ROOM_NEWS ((size_t)64 * 1024)   /* as much room is worth telling a writer about */
 #define RESERVE ((int64_t)1024 * 1024)  /* as much memory as a Content-Length gets on credit */
 
@@ -219,7 +220,8 @@ CURLcode lxd_transfer_setup(lxd_request *r)
     bool head = strcmp(r->method, "HEAD") == 0;
     SET(CURLOPT_PRIVATE, r);
     SET(CURLOPT_ERRORBUFFER, r->words);
-    lxd_use use = r->ws ? LXD_UPGRADE : r->stream && !r->brief ? LXD_STREAM : LXD_ANY;
+    bool alone = (r->stream && !r->brief) || r->source.live || r->source.length > SHARED_MAX;
+    lxd_use use = r->ws ? LXD_UPGRADE : alone ? LXD_ALONE : LXD_ANY;
     CURLcode code = lxd_endpoint_apply(e->endpoint, easy, &r->handshake, use);
     if (code != CURLE_OK) return code;
     /* What its reader cuts off leaves a connection in doubt; a stream of HTTP/2's, none. */

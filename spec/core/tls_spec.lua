@@ -147,6 +147,43 @@ describe("TLS", function()
     assert.equal(2, server:record().handshakes)
   end)
 
+  local function put(body)
+    return support.engine:submit { method = "PUT", url = server.url .. "/1.0", body = body, once = true }
+  end
+
+  it("has the answer of a server that refuses to read a body", function()
+    server:mode "refuse"
+    engine { pin = pin }
+    assert.equal(413, (support.finish(get())))
+    assert.equal("h2 ", server:record().plain)
+    server:forget()
+    for _, n in ipairs { 16385, 60000, 3e5, 4e6 } do
+      local status, failure = support.finish(put(("x"):rep(n)))
+      assert.equal(413, status, n .. " bytes: " .. tostring(not status and failure.message))
+    end
+    local written = put(true)
+    support.until_(function()
+      written:write(("x"):rep(10000))
+      return written:state() == "done"
+    end)
+    assert.equal(413, (written:result()))
+    assert.equal(("h1 "):rep(5), server:record().plain)
+  end)
+
+  it("rests while a server takes no more of a body", function()
+    server:mode "deaf"
+    engine({ pin = pin }, 0.3)
+    for _, n in ipairs { 16384, 3e5, 8e6 } do
+      local r, steps = put(("x"):rep(n)), 0
+      while r:state() ~= "done" do
+        support.poller:step({}, 1)
+        steps = steps + 1
+      end
+      assert.equal("timeout", (support.failure(r)))
+      assert(steps < 1000, steps)
+    end
+  end)
+
   it("ends when the time is up, and leaves nothing", function()
     server:mode "half"
     engine({ pin = pin }, 0.05)
