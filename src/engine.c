@@ -336,16 +336,16 @@ void lxd_engine_event(lxd_socket *s, int what)
     call(e, s->fd, in | (what & LXD_OUT ? CURL_CSELECT_OUT : 0));
 }
 
-/* Whether libcurl has sent of its body since the last look: on a connection with others, what the
- * kernel says is no news of this one. */
-static bool uploads(lxd_request *r)
+/* On a connection with others what the kernel says is no news of this one: has libcurl sent of its body? */
+static void see_uploads(lxd_engine *e)
 {
-    curl_off_t sent = 0;
-    if (!r->shared || !r->easy) return false;
-    curl_easy_getinfo(r->easy, CURLINFO_SIZE_UPLOAD_T, &sent);
-    if (sent <= r->uploaded) return false;
-    r->uploaded = sent;
-    return true;
+    for (lxd_request *r = e->active; r; r = r->next) {
+        curl_off_t sent = 0;
+        if (!r->shared || r->uploaded >= r->source.given) continue;
+        curl_easy_getinfo(r->easy, CURLINFO_SIZE_UPLOAD_T, &sent);
+        if (sent > r->uploaded) lxd_engine_touch(r);
+        r->uploaded = sent;
+    }
 }
 
 /* Ends requests that have made no progress for their time; those that wait for us have none. */
@@ -357,7 +357,6 @@ static void check_idle(lxd_engine *e, int64_t now)
         next = r->next;
         if (r->timeout == 0 || r->recv_paused || r->send_paused) continue;
         int64_t at = r->touched + r->timeout;
-        if (at <= now && uploads(r)) at = (r->touched = now) + r->timeout;
         if (at > now) {
             if (at < e->idle_at) e->idle_at = at;
         } else {
@@ -398,6 +397,7 @@ void lxd_engine_run(lxd_engine *e)
             on_timer(e->multi, milliseconds, e);
         }
     }
+    see_uploads(e);
     int64_t now = lxd_now();
     if (e->idle_at > now) return;
     check_idle(e, now);

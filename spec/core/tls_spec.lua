@@ -184,6 +184,18 @@ describe("TLS", function()
     end
   end)
 
+  it("gives a request with a small body no more time than it has", function()
+    server:mode "deaf"
+    engine({ pin = pin }, 0.6)
+    for _, n in ipairs { 1, 1, 16384 } do
+      local start = core.now()
+      assert.equal("timeout", (support.failure(put(("x"):rep(n)))))
+      local took = core.now() - start
+      assert(took > 0.55 and took < 1, took)
+    end
+    assert.equal("h2 h2 h2 ", server:record().plain)
+  end)
+
   it("ends when the time is up, and leaves nothing", function()
     server:mode "half"
     engine({ pin = pin }, 0.05)
