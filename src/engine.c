@@ -135,9 +135,14 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *engine, void 
     }
     lxd_request *r = NULL;
     if (curl_easy_getinfo(easy, CURLINFO_PRIVATE, (char **)&r) == CURLE_OK && r) r->fd = fd;
-    if (!s && !(s = add_socket(e, fd))) return -1;
     int events = (what & CURL_POLL_IN ? LXD_IN : 0) | (what & CURL_POLL_OUT ? LXD_OUT : 0);
-    return lxd_poller_watch(e->poller, s, events) ? 0 : -1;
+    if ((s || (s = add_socket(e, fd))) && lxd_poller_watch(e->poller, s, events)) return 0;
+    int error = s ? errno : ENOMEM;
+    for (r = e->active; r; r = r->next)
+        if (r->fd == fd)
+            lxd_request_blame(r, LXD_FAILED, error, "a socket can't be watched: %s", strerror(error));
+    e->unwatched = true;
+    return 0; /* libcurl (7.88) crashes on anything else */
 }
 
 /* CURLMOPT_TIMERFUNCTION */
@@ -270,6 +275,17 @@ static void start_queued(lxd_engine *e)
     while (e->queue && e->actives < e->connections) start(e, e->queue);
 }
 
+/* Ends what was blamed while libcurl had it. */
+static void end_unwatched(lxd_engine *e)
+{
+    lxd_request *next;
+    e->unwatched = false;
+    for (lxd_request *r = e->active; r; r = next) {
+        next = r->next;
+        if (r->kind != LXD_NO_FAILURE) lxd_engine_end(r);
+    }
+}
+
 /* Ends what libcurl says it is done with. */
 static void reap(lxd_engine *e)
 {
@@ -310,7 +326,7 @@ static void end_all(lxd_engine *e, lxd_kind kind, const char *message)
     if (e->multi) curl_multi_cleanup(e->multi);
     e->multi = NULL;
     while (e->sockets) forget_socket(e->sockets);
-    e->broken = e->eager = false;
+    e->broken = e->eager = e->unwatched = false;
     e->timer_at = e->idle_at = LXD_NEVER;
 }
 
@@ -384,6 +400,7 @@ void lxd_engine_run(lxd_engine *e)
     if (e->eager) go_on(e);
     for (int i = 0; i < ROUNDS; i++) {
         reap(e);
+        if (e->unwatched) end_unwatched(e);
         if (e->broken) end_all(e, LXD_FAILED, "libcurl gave up");
         start_queued(e);
         if (!e->multi || e->timer_at > lxd_now()) break;
@@ -407,7 +424,7 @@ void lxd_engine_run(lxd_engine *e)
 /* When the engine wants to run again. */
 int64_t lxd_engine_next(const lxd_engine *e)
 {
-    return e->broken || e->eager ? 0 : e->timer_at < e->idle_at ? e->timer_at : e->idle_at;
+    return e->broken || e->unwatched || e->eager ? 0 : e->timer_at < e->idle_at ? e->timer_at : e->idle_at;
 }
 
 /* Ends a request as cancelled, unless it has ended. */

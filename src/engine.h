@@ -33,6 +33,7 @@ typedef struct lxd_engine {
     bool timer_told;                   /* it said so during this call */
     int64_t idle_at;                   /* no request can run out of time before this */
     bool eager;                        /* a WebSocket has more to read than one drive may */
+    bool unwatched;                    /* a socket can't be watched: its requests are to be ended */
     bool broken;                       /* libcurl's multi handle gave up */
     int64_t connects;                  /* connections so far */
 } lxd_engine;

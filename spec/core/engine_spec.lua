@@ -244,6 +244,25 @@ describe("engine", function()
     assert.is_string(failure.message)
   end)
 
+  it("fails what it can't wait for, and nothing else", function()
+    local child = support.fork(function()
+      local _, server = support.open { timeout = 1 }
+      local first = support.get()
+      local c = server:accept()
+      c:request()
+      assert(posix.fail_call("epoll_ctl", 28)) -- ENOSPC: this user watches too many already
+      for _ = 1, 3 do
+        local kind, failure = support.failure(support.get { method = "POST", body = ("x"):rep(1e6) })
+        assert(kind == "failed" and failure.errno == 28, failure.message)
+        assert(failure.message:find("can't be watched", 1, true), failure.message)
+      end
+      c:answer "first"
+      local status, _, body = support.finish(first)
+      assert(status == 200 and body == "first")
+    end)
+    assert.equal(0, posix.waitpid(child))
+  end)
+
   it("takes no socket for one that libcurl has closed without a word", function()
     support.open()
     local _, engine = support.give_up()

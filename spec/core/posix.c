@@ -190,13 +190,16 @@ static int l_limit_files(lua_State *L)
     return 1;
 }
 
-/* fail_accept(errno): accept4 fails, in this thread and those that it starts, for the rest of this process */
-static int l_fail_accept(lua_State *L)
+/* fail_call(name, errno): a system call fails from now on, in this thread and those that it starts */
+static int l_fail_call(lua_State *L)
 {
+    static const char *const names[] = {"accept4", "epoll_ctl", NULL};
+    static const unsigned numbers[] = {SYS_accept4, SYS_epoll_ctl};
+    unsigned number = numbers[luaL_checkoption(L, 1, NULL, names)];
     struct sock_filter rules[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_accept4, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)luaL_checkinteger(L, 1)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)luaL_checkinteger(L, 2)),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
     struct sock_fprog program = {.len = sizeof rules / sizeof *rules, .filter = rules};
@@ -310,7 +313,7 @@ static const luaL_Reg functions[] = {
     {"alarm", l_alarm},
     {"interrupt_after", l_interrupt_after},
     {"limit_files", l_limit_files},
-    {"fail_accept", l_fail_accept},
+    {"fail_call", l_fail_call},
     {"descriptors", l_descriptors},
     {"memory", l_memory},
     {"mkfifo", l_mkfifo},

@@ -78,7 +78,7 @@ describe("a waiter", function()
     for _, errno in ipairs { 12, 105 } do -- ENOMEM, ENOBUFS
       local child = assert(posix.fork())
       if child == 0 then
-        assert(posix.fail_accept(errno))
+        assert(posix.fail_call("accept4", errno))
         local waiter = assert(core.waiter())
         connect(waiter)
         local clock = os.clock()
