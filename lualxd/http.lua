@@ -216,7 +216,7 @@ function exchange:explain(failure)
   end
   -- A broken answer to a change tells as little of it as none: the operation's id may be lost.
   local lost = failure.kind == "lost" or failure.kind == "timeout" or failure.kind == "protocol"
-    or failure.kind == "cancelled"
+    or failure.kind == "cancelled" or failure.kind == "failed"
   if self.change and failure.unsure and lost then
     return self:fail("unknown_outcome", {
       message = message .. "; the server may have got the request",

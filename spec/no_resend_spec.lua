@@ -92,6 +92,20 @@ describe("a change on a kept connection", function()
     end)
   end
 
+  it("is unknown when this process has failed after it was sent", function()
+    local support = require "spec.core.support"
+    local child = support.fork(function()
+      local other = assert(lxd.connect { socket = server.socket, timeout = 2 })
+      local web = other.containers "web"
+      assert(support.posix.fail_call("epoll_ctl", 28)) -- ENOSPC: of the next connection nothing can be heard
+      local _, second = web:put { config = { ["user.a"] = "1" } }, web.files:write("/tmp/a", "abc")
+      local _, err = second:wait()
+      return err.kind == "unknown_outcome" and 0 or 1
+    end)
+    local code = support.posix.waitpid(child)
+    assert.are.equal(#sent "POST" > 0 and 0 or 1, code)
+  end)
+
   it("is sent once, and done, when the server had closed the connection before", function()
     -- The connection ends after an answer, although it was to be kept; then comes a change.
     server:rules { method = "GET", times = 1, steps = { { sync = "[]" }, { close = true } } }
