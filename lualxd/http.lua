@@ -401,7 +401,8 @@ function http.read(this, status, head, body, raw)
   local answer = { status = status, head = head, body = body }
   local kind = content_type(head)
   local envelope
-  if body and kind:find("json", 1, true) then
+  -- The answer to a HEAD has the type of a body that isn't sent.
+  if body and this.method ~= "HEAD" and kind:find("json", 1, true) then
     local problem
     envelope, problem = json.decode(body)
     if problem or (not raw and type(envelope) ~= "table") then

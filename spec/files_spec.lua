@@ -128,6 +128,16 @@ describe("files", function()
     end
     assert.are.equal(500000, got)
   end)
+
+  it("have a head that can be asked for alone", function()
+    local path = "/1.0/containers/" .. name .. "/files"
+    local response = assert(client:request("HEAD", path, { query = { path = "/etc/inittab" } }))
+    assert.are.equal(200, response.status)
+    assert.are.equal("file", response.headers["x-lxd-type"])
+    local missing, err = client:request("HEAD", path, { query = { path = "/etc/nowhere" } })
+    assert.is_nil(missing)
+    assert.are.equal("not_found", err.kind)
+  end)
 end)
 
 describe("images:import", function()
