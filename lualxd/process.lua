@@ -27,6 +27,9 @@ local TTY = { width = "integer", height = "integer" }
 -- Seconds from TERM to KILL, and from KILL until we no longer believe that it ends.
 local TO_KILL, TO_GIVE_UP = 2, 5
 
+-- Seconds in which the rest of the outputs is taken when the time is up and the command had ended by itself.
+local TO_TAKE = 0.5
+
 local PIECE = 64 * 1024 -- bytes of input in one message
 
 local SIGNALS = { HUP = 1, INT = 2, QUIT = 3, KILL = 9, USR1 = 10, USR2 = 12, TERM = 15, CONT = 18, STOP = 19,
@@ -130,9 +133,28 @@ local function await_leaving(this)
       local bytes = this.control:receive()
     until not bytes
     this.left = true
+    loop.fire(this.leaving)
     for _, stream in pairs(this.streams) do
       stream.socket:wake()
     end
+  end)
+end
+
+-- TERM, then KILL, then away with it: without anybody who waits, too, since one may as well read or write.
+local function keep_time(this)
+  loop.start(function()
+    if loop.await(this.leaving, this.started + this.timeout) then
+      return
+    end
+    this.timed_out = true
+    for _, step in ipairs { { 15, TO_KILL }, { 9, TO_GIVE_UP } } do
+      this.control:send(json.encode { command = "signal", signal = step[1] }, "text")
+      if loop.await(this.leaving, core.now() + step[2]) then
+        return
+      end
+    end
+    this.gave_up = true
+    close_all(this)
   end)
 end
 
@@ -176,6 +198,7 @@ function process.start(node, argv, settings, who)
     timeout = settings.timeout,
     streams = {},
     left = false, -- the command itself has ended
+    leaving = loop.condition(scope.link),
     daemon = false, -- and something of it holds an output still
     timed_out = false,
     gave_up = false, -- it doesn't end
@@ -206,6 +229,9 @@ function process.start(node, argv, settings, who)
   this.streams.stdout = new_stream(this, sockets["1"] or sockets["0"], settings.stdout)
   this.streams.stderr = sockets["2"] and new_stream(this, sockets["2"], settings.stderr)
   await_leaving(this)
+  if this.timeout then
+    keep_time(this)
+  end
   local self = handle(this)
   for _, stream in pairs(this.streams) do
     if stream.sink then
@@ -247,21 +273,15 @@ local function drained(this, deadline)
   return true
 end
 
--- TERM, then KILL, then away with it.
+-- The time is up, and it isn't over. What the command left behind, or a connection that stalls, isn't waited for: only
+-- what came already, and was not read, is taken.
 local function stop(this)
-  this.timed_out = true
-  for _, step in ipairs { { 15, TO_KILL }, { 9, TO_GIVE_UP } } do
-    if this.left then
-      break -- there is nothing to be signalled any more
-    end
-    this.control:send(json.encode { command = "signal", signal = step[1] }, "text")
-    if drained(this, core.now() + step[2]) then
-      return
-    end
+  local left = loop.await(this.leaving, core.now() + TO_KILL + TO_GIVE_UP)
+  if not left or not drained(this, core.now() + (this.timed_out and TO_KILL or TO_TAKE)) then
+    this.timed_out, this.gave_up = true, true
+    close_all(this)
+    drained(this)
   end
-  this.gave_up = true
-  close_all(this)
-  drained(this)
 end
 
 -- What the operation says of the end: the status, or why there is none.

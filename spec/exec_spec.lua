@@ -256,6 +256,29 @@ describe("instance:spawn", function()
     assert.matches("43 132", assert(process:wait()).stdout)
   end)
 
+  it("is stopped when its time is up, whatever the script does meanwhile", function()
+    local before = core.now()
+    local process = assert(instance:spawn({ "sh", "-c", "echo on; exec sleep 69" }, { timeout = 0.5 }))
+    assert.are.equal("on\n", process:read())
+    assert.is_nil(process:read())
+    local result, err = process:wait()
+    assert.is_nil(result)
+    assert.are.equal("timeout", err.kind)
+    assert.are.equal(143, err.result.status)
+    process = assert(instance:spawn({ "sleep", "69" }, { timeout = 0.5 }))
+    local taken
+    repeat
+      taken = process:write(("x"):rep(100000))
+    until not taken
+    assert.is_true(core.now() - before < 5)
+  end)
+
+  it("isn't said to have been stopped where it had ended by itself, however late one waits", function()
+    local process = assert(instance:spawn({ "sh", "-c", "echo all; exit 3" }, { timeout = 0.5 }))
+    lxd.sleep(0.8)
+    assert.are.same({ status = 3, stdout = "all\n", stderr = "" }, assert(process:wait()))
+  end)
+
   it("takes the command along when the script dies", function()
     local path = os.tmpname()
     local file = assert(io.open(path, "w"))
