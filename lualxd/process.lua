@@ -76,6 +76,52 @@ end
 ----------------------------------------------------------------------------------------------------
 -- Beginning
 
+-- The command as it is sent. The script's table stays as it is (`arg` has more in it); a nil in it must not cut off the
+-- rest, and what JSON can't carry must not reach the command as something else.
+local function check_command(argv, who)
+  options.argument(argv, "table", who .. ": argv", 4)
+  local command, count = json.array {}, 0
+  for index in pairs(argv) do
+    count = type(index) == "number" and index > count and index or count
+  end
+  if count == 0 then
+    error(who .. ": argv is empty", 4)
+  end
+  for index = 1, count do
+    local word, what = argv[index], who .. ": argv[" .. index .. "]"
+    command[index] = options.argument(word, "string", what, 4)
+    local problem = options.problem(word)
+    if problem then
+      error(what .. " " .. problem, 4)
+    end
+  end
+  return command
+end
+
+local function check_settings(settings, who)
+  options.check(settings, OPTIONS, who, 4)
+  for name, value in pairs(settings.env or {}) do
+    local problem = type(name) ~= "string" and "has a name that is no string"
+      or (name == "" or name:find("=", 1, true)) and "has a name that can't be one"
+      or options.problem(name) or options.problem(value)
+    if problem then
+      error(string.format("%s: option 'env': %s %s", who, tostring(name):gsub("%c", "?"), problem), 4)
+    end
+  end
+  local problem = settings.cwd and options.problem(settings.cwd)
+  if problem then
+    error(who .. ": option 'cwd' " .. problem, 4)
+  end
+  for _, name in ipairs { "user", "group", "max_output" } do
+    if settings[name] and settings[name] < 0 then
+      error(string.format("%s: option '%s' must not be negative", who, name), 4)
+    end
+  end
+  if settings.tty then
+    options.check(settings.tty, TTY, who .. ": tty", 4)
+  end
+end
+
 local function request_body(command, settings)
   return json.encode(json.as_strings { environment = settings.env or {} }):sub(1, -2) .. ","
     .. json.encode({
@@ -176,18 +222,9 @@ end
 ---@return lualxd.process?
 ---@return lualxd.error? err
 function process.start(node, argv, settings, who)
-  options.argument(argv, "table", who .. ": argv", 3)
-  if #argv == 0 then
-    error(who .. ": argv is empty", 3)
-  end
-  local command = json.array {} -- the script's table stays as it is (`arg` has more in it)
-  for index, word in ipairs(argv) do
-    command[index] = options.argument(word, "string", who .. ": argv[" .. index .. "]", 3)
-  end
-  settings = options.check(settings, OPTIONS, who, 3)
-  if settings.tty then
-    options.check(settings.tty, TTY, who .. ": tty", 3)
-  end
+  local command = check_command(argv, who)
+  settings = settings or {}
+  check_settings(settings, who)
   local scope = node.scope
   local this = {
     tried = "exec " .. argv[1] .. " in " .. node.kind.one .. " " .. node.name,

@@ -189,6 +189,29 @@ describe("instance:exec", function()
       "exec: unknown option 'stdn'; did you mean 'stdin'?")
   end)
 
+  it("runs nothing but what was said", function()
+    for text, call in pairs {
+      ["argv[2] must be string, got nil"] = { { "echo", nil, "x" } },
+      ["argv[2] is not UTF-8"] = { { "echo", "a\255b" } },
+      ["argv[1] has a NUL"] = { { "a\0b" } },
+      ["'env': A is not UTF-8"] = { { "true" }, { env = { A = "\255" } } },
+      ["'env': A must be a string, number or boolean, got table"] = { { "true" }, { env = { A = {} } } },
+      ["'env': A must be a string, number or boolean, got function"] = { { "true" }, { env = { A = print } } },
+      ["'env': 1 has a name that is no string"] = { { "true" }, { env = { "A=1" } } },
+      ["'env': A=B has a name that can't be one"] = { { "true" }, { env = { ["A=B"] = "1" } } },
+      ["'cwd' is not UTF-8"] = { { "true" }, { cwd = "/\255" } },
+      ["'max_output' must not be negative"] = { { "true" }, { max_output = -1 } },
+      ["'user' must not be negative"] = { { "true" }, { user = -1 } },
+    } do
+      for _, who in ipairs { "exec", "spawn" } do
+        local ok, problem = pcall(instance[who], instance, call[1], call[2])
+        assert.is_false(ok, text)
+        assert.matches(text, problem, 1, true)
+        assert.matches(who .. ": ", problem, 1, true)
+      end
+    end
+  end)
+
   it("runs 50 at once on one client, and leaves no descriptor", function()
     collectgarbage()
     collectgarbage()

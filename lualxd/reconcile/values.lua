@@ -1,5 +1,6 @@
 -- Values as LXD keeps them: strings. How a script's value becomes one, and when two mean the same.
 local json = require "lualxd.json"
+local options = require "lualxd.options"
 
 local values = {}
 
@@ -12,55 +13,10 @@ function values.text(value)
   return tostring(value)
 end
 
--- The well-formed sequences of RFC 3629; Lua's patterns know no alternatives.
-local SEQUENCES = {
-  "^[\194-\223][\128-\191]",
-  "^\224[\160-\191][\128-\191]",
-  "^[\225-\236\238\239][\128-\191][\128-\191]",
-  "^\237[\128-\159][\128-\191]",
-  "^\240[\144-\191][\128-\191][\128-\191]",
-  "^[\241-\243][\128-\191][\128-\191][\128-\191]",
-  "^\244[\128-\143][\128-\191][\128-\191]",
-}
-
-local function is_utf8(text)
-  local at = text:find("[\128-\255]")
-  while at do
-    local _, stop
-    for index = 1, #SEQUENCES do
-      _, stop = text:find(SEQUENCES[index], at)
-      if stop then
-        break
-      end
-    end
-    if not stop then
-      return false
-    end
-    at = text:find("[\128-\255]", stop + 1)
-  end
-  return true
-end
-
----Why a script's value can't be kept by LXD. JSON can't carry a text that isn't UTF-8: Go replaces
----what is wrong in it, and the value would differ for ever.
+---Why a script's value can't be kept by LXD.
 ---@param value any
 ---@return string? message
-function values.problem(value)
-  local kind = type(value)
-  if kind == "string" then
-    if value:find("\0", 1, true) then
-      return "has a NUL character in it"
-    elseif not is_utf8(value) then
-      return "is not UTF-8"
-    end
-  elseif kind == "number" then
-    if value ~= value or value == math.huge or value == -math.huge then
-      return "is not a finite number"
-    end
-  elseif kind ~= "boolean" then
-    return "must be a string, number or boolean, got " .. kind
-  end
-end
+values.problem = options.problem
 
 local POWERS = { "k", "M", "G", "T", "P", "E" }
 local UNITS = { bytes = { [""] = 1, B = 1, [" bytes"] = 1 }, bits = { [""] = 1, bit = 1 } }
