@@ -204,9 +204,9 @@ end
 
 ---Runs a command and waits for its end. One that ran and failed is a result, not an error.
 ---@param argv string[]
----@param settings table? `stdin` (a string, or a function that gives pieces and nil at the end); `stdout`, `stderr`
----(functions that get each piece); `env`, `cwd`, `user`, `group`; `timeout` (seconds; TERM, then KILL); `max_output`
----(bytes of each output that are kept); `tty` (`{ width, height }`: a terminal)
+---@param settings table? `stdin` (a string, or a function that gives pieces and nil at the end, or nil and why it
+---failed); `stdout`, `stderr` (functions that get each piece); `env`, `cwd`, `user`, `group`; `timeout` (seconds; TERM,
+---then KILL); `max_output` (bytes of each output that are kept); `tty` (`{ width, height }`: a terminal)
 ---@return { status: integer?, stdout: string?, stderr: string?, truncated: true? }? result
 ---@return lualxd.error? err of kind `timeout` it has `result`
 function instance.item:exec(argv, settings)

@@ -1,5 +1,6 @@
 -- A command in an instance: LXD gives its input, its outputs and its control as WebSockets of one operation.
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
+local command = require "lualxd.command"
 local core = require "lualxd.core"
 local errors = require "lualxd.error"
 local feed = require "lualxd.feed"
@@ -17,12 +18,6 @@ local process = {}
 ---@class lualxd.process a command that runs
 local methods = {}
 local meta = { __name = "lualxd.process", __index = methods }
-
-local OPTIONS = {
-  stdin = "string|callable", stdout = "callable", stderr = "callable", env = "table", cwd = "string",
-  user = "integer", group = "integer", timeout = "seconds", max_output = "integer", tty = "table",
-}
-local TTY = { width = "integer", height = "integer" }
 
 -- Seconds from TERM to KILL, and from KILL until we no longer believe that it ends.
 local TO_KILL, TO_GIVE_UP = 2, 5
@@ -42,6 +37,10 @@ end
 ----------------------------------------------------------------------------------------------------
 -- Input
 
+local function kill(this)
+  this.control:send('{"command":"signal","signal":9}', "text")
+end
+
 local function pour(this, source)
   local input = this.input
   if type(source) == "string" then
@@ -51,12 +50,21 @@ local function pour(this, source)
       end
     end
   else
-    for bytes in source do
+    local bytes, problem = source()
+    while bytes ~= nil do
       if type(bytes) ~= "string" then
         error("exec: stdin must return a string or nil, got " .. type(bytes), 0)
       elseif #bytes > 0 and not input:send(bytes, "binary") then
         return
       end
+      bytes, problem = source()
+    end
+    if problem ~= nil then -- as `file:read` fails: the command mustn't take what it got for all
+      this.trouble = this.trouble or errors.new("failed", {
+        tried = this.tried, request = this.request, message = "its input broke off: " .. tostring(problem),
+      })
+      kill(this)
+      return
     end
   end
   input:send("", "text")
@@ -68,73 +76,13 @@ local function start_feeding(this, source, holder)
     local ok, problem = pcall(pour, this, source)
     if not ok then
       this.problem = this.problem or { problem }
-      this.control:send('{"command":"signal","signal":9}', "text")
+      kill(this)
     end
   end, this.scope.link)
 end
 
 ----------------------------------------------------------------------------------------------------
 -- Beginning
-
--- The command as it is sent. The script's table stays as it is (`arg` has more in it); a nil in it must not cut off the
--- rest, and what JSON can't carry must not reach the command as something else.
-local function check_command(argv, who)
-  options.argument(argv, "table", who .. ": argv", 4)
-  local command, count = json.array {}, 0
-  for index in pairs(argv) do
-    count = type(index) == "number" and index > count and index or count
-  end
-  if count == 0 then
-    error(who .. ": argv is empty", 4)
-  end
-  for index = 1, count do
-    local word, what = argv[index], who .. ": argv[" .. index .. "]"
-    command[index] = options.argument(word, "string", what, 4)
-    local problem = options.problem(word)
-    if problem then
-      error(what .. " " .. problem, 4)
-    end
-  end
-  return command
-end
-
-local function check_settings(settings, who)
-  options.check(settings, OPTIONS, who, 4)
-  for name, value in pairs(settings.env or {}) do
-    local problem = type(name) ~= "string" and "has a name that is no string"
-      or (name == "" or name:find("=", 1, true)) and "has a name that can't be one"
-      or options.problem(name) or options.problem(value)
-    if problem then
-      error(string.format("%s: option 'env': %s %s", who, tostring(name):gsub("%c", "?"), problem), 4)
-    end
-  end
-  local problem = settings.cwd and options.problem(settings.cwd)
-  if problem then
-    error(who .. ": option 'cwd' " .. problem, 4)
-  end
-  for _, name in ipairs { "user", "group", "max_output" } do
-    if settings[name] and settings[name] < 0 then
-      error(string.format("%s: option '%s' must not be negative", who, name), 4)
-    end
-  end
-  if settings.tty then
-    options.check(settings.tty, TTY, who .. ": tty", 4)
-  end
-end
-
-local function request_body(command, settings)
-  return json.encode(json.as_strings { environment = settings.env or {} }):sub(1, -2) .. ","
-    .. json.encode({
-      command = command,
-      cwd = settings.cwd,
-      user = settings.user,
-      group = settings.group,
-      interactive = settings.tty ~= nil,
-      width = settings.tty and settings.tty.width,
-      height = settings.tty and settings.tty.height,
-      ["wait-for-websocket"] = true,
-    }):sub(2)
-end
 
 -- The control comes first. LXD starts the command when the others are there (it waits 5 s for them,
 -- lxd/instance_exec.go), and a short one would be over before; and it is what kills a command whose script has died.
@@ -222,9 +170,9 @@ end
 ---@return lualxd.process?
 ---@return lualxd.error? err
 function process.start(node, argv, settings, who)
-  local command = check_command(argv, who)
+  local words = command.check(argv, who)
   settings = settings or {}
-  check_settings(settings, who)
+  command.check_settings(settings, who)
   local scope = node.scope
   local this = {
     tried = "exec " .. argv[1] .. " in " .. node.kind.one .. " " .. node.name,
@@ -252,7 +200,7 @@ function process.start(node, argv, settings, who)
         message = "the server lacks the API extension " .. extension })
     end
   end
-  local answer, err = websocket.begin(this, node.path .. "/exec", request_body(command, settings))
+  local answer, err = websocket.begin(this, node.path .. "/exec", command.body(words, settings))
   if not answer then
     return nil, err
   end

@@ -28,6 +28,7 @@ build = {
   modules = {
     ["lualxd"] = "lualxd/init.lua",
     ["lualxd.client"] = "lualxd/client.lua",
+    ["lualxd.command"] = "lualxd/command.lua",
     ["lualxd.console"] = "lualxd/console.lua",
     ["lualxd.editing"] = "lualxd/editing.lua",
     ["lualxd.error"] = "lualxd/error.lua",

@@ -94,6 +94,21 @@ describe("instance:exec", function()
     assert.are.equal(0, assert(instance:exec({ "true" }, { stdin = ("x"):rep(3000000) })).status)
   end)
 
+  it("takes no input that broke off for all of it", function()
+    local given
+    local result, err = instance:exec({ "sh", "-c", "cat; echo all" }, { stdin = function()
+      if given then
+        return nil, "disk on fire", 5
+      end
+      given = true
+      return "x"
+    end })
+    assert.is_nil(result)
+    assert.are.equal("failed", err.kind)
+    assert.matches("disk on fire", err.message)
+    assert.are.equal(137, err.result.status)
+  end)
+
   it("hands on pieces as they come", function()
     local pieces, times = {}, {}
     local result = assert(sh("echo 1; sleep 0.3; echo 2; echo e >&2", {
