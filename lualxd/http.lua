@@ -230,10 +230,15 @@ function exchange:explain(failure)
   })
 end
 
--- What a trace raises must not take along what is traced, which may have changed the server.
-local function trace(this, status)
-  local ok, problem = pcall(this.link.trace, this.method, without_secrets(this.path), status,
-    core.now() - this.started)
+---Tells the trace function of an answer, or that there was none. What it raises must not take along what is traced,
+---which may have changed the server.
+---@param status integer?
+function exchange:trace(status)
+  local link = self.link
+  if not link.trace then
+    return
+  end
+  local ok, problem = pcall(link.trace, self.method, without_secrets(self.path), status, core.now() - self.started)
   if not ok then
     io.stderr:write("lualxd: the trace function raised an error: ", tostring(problem), "\n")
   end
@@ -255,9 +260,7 @@ function exchange:finish(deadline)
       if self.id then
         loop.unwatch(self.id)
       end
-      if self.link.trace then
-        trace(self, status)
-      end
+      self:trace(status)
       self.digest = status and self.hash and request:hash()
       self.started = request:began()
       request:close()

@@ -72,6 +72,7 @@ function methods:ready()
   while not self.request:is_open() do
     if self.request:state() == "done" then
       local err = failure(self)
+      self.exchange:trace((self.request:result()))
       if err then
         return nil, err
       end
@@ -79,6 +80,7 @@ function methods:ready()
     end
     self:await()
   end
+  self.exchange:trace(101)
   return true
 end
 

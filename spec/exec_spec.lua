@@ -204,6 +204,17 @@ describe("instance:exec", function()
       "exec: unknown option 'stdn'; did you mean 'stdin'?")
   end)
 
+  it("is told to a trace with its WebSockets, but not their secrets", function()
+    local other, requests = server.tracing()
+    assert(other.containers(name):exec { "true" })
+    assert(other:events()):close()
+    other:close()
+    local text = table.concat(requests, "\n")
+    local _, sockets = text:gsub("GET /1%.0/operations/[%x-]+/websocket%?secret=%.%.%.", "")
+    assert.are.equal(4, sockets)
+    assert.matches("GET /1.0/events", text, 1, true)
+  end)
+
   it("runs nothing but what was said", function()
     for text, call in pairs {
       ["argv[2] must be string, got nil"] = { { "echo", nil, "x" } },
