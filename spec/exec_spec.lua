@@ -289,6 +289,11 @@ describe("instance:spawn", function()
       assert.are.equal(143, assert(process:wait()).status)
       assert.is_false(process:signal(signal))
     end
+    for signal, status in pairs { ALRM = 142, SIGPIPE = 141, abrt = 134 } do
+      local process = assert(instance:spawn { "sleep", "64" })
+      assert.is_true(process:signal(signal))
+      assert.are.equal(status, assert(process:wait()).status)
+    end
     local process = assert(instance:spawn { "true" })
     assert.has_error(function() process:signal "NOPE" end, "process:signal: no such signal: NOPE")
     process:wait()
