@@ -448,9 +448,11 @@ end
 ---@return lualxd.error? err of kind `many`, with `errors` and `results` indexed as `ops`
 function operation.wait_all(ops, timeout)
   options.argument(ops, "table", "lxd.wait_all: operations")
-  for index, op in ipairs(ops) do
-    if not operation.is(op) then
-      error("lxd.wait_all: operations[" .. index .. "] is not an operation", 2)
+  for index, op in pairs(ops) do
+    -- One that `ipairs` doesn't come by would not be waited for.
+    if index ~= "n" -- of table.pack
+      and (not operation.is(op) or type(index) ~= "number" or index ~= 1 and ops[index - 1] == nil) then
+      error("lxd.wait_all: operations[" .. tostring(index) .. "] is not an operation of a sequence", 2)
     end
   end
   if timeout ~= nil then

@@ -475,6 +475,42 @@ describe("what a script gives", function()
     assert.are.equal(before, #server:record())
   end)
 
+  it("as a query has names, and values that can be sent", function()
+    local before = #server:record()
+    for _, query in ipairs { { 1, 2 }, { recursion = {} }, { filter = print } } do
+      local ok, problem = pcall(function()
+        return (client:request("GET", "/1.0/instances", { query = query }))
+      end)
+      assert.is_false(ok)
+      assert.matches("bad_input_spec.lua:%d+: client:request: option 'query'", problem)
+    end
+    assert.are.equal(before, #server:record())
+  end)
+
+  it("to connect is refused where the script says it", function()
+    for option, value in pairs { connections = 1025, socket = "", project = "", target = ".." } do
+      local ok, problem = pcall(function()
+        local other = lxd.connect { [option] = value, socket = option ~= "socket" and server.socket or value }
+        return other
+      end)
+      assert.is_false(ok)
+      assert.matches("bad_input_spec.lua:%d+: lxd.connect: option '" .. option .. "'", problem)
+    end
+  end)
+
+  it("as operations to wait for is a sequence of them", function()
+    local op = client.profiles:create { name = "x" }
+    for _, ops in ipairs { { web = op }, { op, nil, op }, { op, "no" } } do
+      local ok, problem = pcall(function()
+        local results = lxd.wait_all(ops)
+        return results
+      end)
+      assert.is_false(ok)
+      assert.matches("bad_input_spec.lua:%d+: lxd.wait_all: operations%[", problem)
+    end
+    op:wait()
+  end)
+
   it("as an ETag can't break out of its header", function()
     local before = #server:record()
     local ok, op = pcall(client.containers "web".put, client.containers "web", {}, 'x"\r\nX: y')
