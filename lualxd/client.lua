@@ -58,6 +58,8 @@ local CONNECT = {
   trace = "callable", loop = "string|table",
 }
 
+local MOST_CONNECTIONS = 1024 -- of the core
+
 -- The first of several places that lets us in.
 local function open_first(places, settings, how)
   local self, err
@@ -87,10 +89,17 @@ end
 ---@return lualxd.error? err
 function client.connect(settings)
   settings = options.check(settings, CONNECT, "lxd.connect")
-  if settings.connections and settings.connections < 1 then
-    error("lxd.connect: option 'connections' must be at least 1", 2)
+  if settings.connections and (settings.connections < 1 or settings.connections > MOST_CONNECTIONS) then
+    error("lxd.connect: option 'connections' must be 1 to " .. MOST_CONNECTIONS, 2)
   elseif settings.timeout == 0 then
     error("lxd.connect: option 'timeout' must be more than 0", 2)
+  elseif settings.socket and (settings.socket == "" or settings.socket:find("%z")) then
+    error("lxd.connect: option 'socket' must be a path", 2)
+  end
+  for _, name in ipairs { "project", "target" } do
+    if settings[name] then
+      options.segment(settings[name], "lxd.connect: option '" .. name .. "'")
+    end
   end
   place.check(settings, "lxd.connect")
   if settings.loop then
@@ -154,6 +163,16 @@ local REQUEST = {
   query = "table", headers = "table", body = "string|table", json = "table|string|number|boolean",
   stream = "boolean|callable", timeout = "seconds",
 }
+
+local function check_query(query)
+  for name, value in pairs(query or {}) do
+    local kind = type(value)
+    if type(name) ~= "string" or kind ~= "string" and kind ~= "number" and kind ~= "boolean" then
+      error("client:request: option 'query': " .. tostring(name)
+        .. " must be a name with a string, number or boolean", 3)
+    end
+  end
+end
 
 -- `{ ["X-Name"] = value }` as lines; what would break out of its line raises.
 local function header_lines(headers)
@@ -265,6 +284,7 @@ function methods:request(method, path, settings)
     error("client:request: path must begin with '/' and be percent-encoded", 2)
   end
   settings = options.check(settings, REQUEST, "client:request")
+  check_query(settings.query)
   local what = { query = settings.query, headers = header_lines(settings.headers), raw = true }
   what.timeout = settings.timeout
   if settings.json ~= nil then
