@@ -25,6 +25,9 @@ local TO_KILL, TO_GIVE_UP = 2, 5
 -- Seconds in which the rest of the outputs is taken when the time is up and the command had ended by itself.
 local TO_TAKE = 0.5
 
+-- Seconds before Ctrl-D is typed, and typed again.
+local FIRST_PAUSE, LONGEST_PAUSE = 0.2, 2
+
 local PIECE = 64 * 1024 -- bytes of input in one message
 
 -- As Linux numbers them wherever LXD runs.
@@ -42,6 +45,26 @@ end
 
 local function kill(this)
   this.control:send('{"command":"signal","signal":9}', "text")
+end
+
+-- An empty text ends the input, but for a terminal: LXD closes that, and HUP kills what still reads from it. There one
+-- types Ctrl-D; after a while, for a shell that has yet to take the terminal over takes it for a NUL; and again, for a
+-- line that was not ended takes one, and an input that has ended stays so.
+local function end_input(this)
+  if this.input_ended then
+    return
+  end
+  this.input_ended = true
+  if not this.tty then
+    this.input:send("", "text")
+    return
+  end
+  loop.start(function()
+    local pause = FIRST_PAUSE
+    while not loop.await(this.leaving, core.now() + pause) and this.input:send("\4", "binary") do
+      pause = math.min(LONGEST_PAUSE, pause * 2)
+    end
+  end)
 end
 
 local function pour(this, source)
@@ -70,7 +93,7 @@ local function pour(this, source)
       return
     end
   end
-  input:send("", "text")
+  end_input(this)
 end
 
 local function start_feeding(this, source, holder)
@@ -187,6 +210,7 @@ function process.start(node, argv, settings, who)
     streams = {},
     left = false, -- the command itself has ended
     leaving = loop.condition(scope.link),
+    input_ended = false, -- by us
     daemon = false, -- and something of it holds an output still
     timed_out = false,
     gave_up = false, -- it doesn't end
@@ -229,7 +253,7 @@ function process.start(node, argv, settings, who)
   if settings.stdin then
     start_feeding(this, settings.stdin, type(settings.stdin) ~= "string" and self)
   elseif who == "exec" and not settings.tty then
-    this.input:send("", "text")
+    end_input(this)
   end
   return self
 end
@@ -388,6 +412,9 @@ end
 function methods:write(bytes)
   options.argument(bytes, "string", "process:write: bytes")
   local this = self._process
+  if this.input_ended then
+    return nil, errors.new("state", { tried = this.tried, message = "its input was ended" })
+  end
   for at = 1, #bytes, PIECE do
     if not this.input:send(bytes:sub(at, at + PIECE - 1), "binary") then
       return nil, errors.new("state", { tried = this.tried, message = "it reads no more input" })
@@ -396,9 +423,9 @@ function methods:write(bytes)
   return true
 end
 
----Ends the input.
+---Ends the input; on a terminal by Ctrl-D.
 function methods:close_stdin()
-  self._process.input:send("", "text")
+  end_input(self._process)
 end
 
 ---Sends a signal to the command (to it alone, not to its children).

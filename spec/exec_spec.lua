@@ -181,6 +181,22 @@ describe("instance:exec", function()
     assert.is_nil(result.stderr)
   end)
 
+  it("ends the input of a terminal without hanging up", function()
+    local tty = { width = 80, height = 24 }
+    for input, output in pairs { ["line\n"] = "line\r\nline\r\nstatus 0\r\n", line = "linelinestatus 0\r\n" } do
+      local result = assert(instance:exec({ "sh", "-c", "cat; echo status $?; sleep 0.2" }, {
+        stdin = input, tty = tty, timeout = 5,
+      }))
+      assert.are.same({ status = 0, stdout = output }, result)
+    end
+    local process = assert(instance:spawn({ "sh" }, { tty = tty, timeout = 5 }))
+    assert.is_true(process:write "cd /etc; pwd\n")
+    process:close_stdin()
+    local _, err = process:write "more"
+    assert.are.equal("state", err.kind)
+    assert.matches("/etc\r\n", assert(process:wait()).stdout)
+  end)
+
   it("raises what a function of the script raised, and ends the command", function()
     local ok, problem = pcall(sh, "echo; sleep 63", { stdout = function() error("mine", 0) end })
     assert.is_false(ok)
