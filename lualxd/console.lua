@@ -20,7 +20,8 @@ function meta:__tostring()
   return "lualxd.console: " .. self._console.tried
 end
 
-local PATIENCE = 2 -- seconds
+-- Seconds. Who is quiet is told by nobody that the terminal has gone, and so never closes the control.
+local PATIENCE = 0.5
 
 -- The terminal first, the control when LXD has closed it: 5.0 (lxd/instance_console.go) writes to the terminal when the
 -- control has gone, and the whole daemon dies where it was still writing output there ("concurrent write to websocket
@@ -32,6 +33,8 @@ local function let_go(this)
   this.closed = true
   local link = this.scope.link
   link.orderly[this] = nil
+  local parting = loop.condition(link)
+  link.parting[this.path] = parting
   this.terminal:close()
   -- A flow: the client's end waits for it.
   loop.start(function()
@@ -41,6 +44,10 @@ local function let_go(this)
       while control:take() do end -- luacheck: ignore 542
     end
     control:close()
+    if link.parting[this.path] == parting then
+      link.parting[this.path] = nil
+    end
+    loop.fire(parting)
     loop.handed_over(task)
   end, link)
 end
@@ -54,7 +61,15 @@ local OPTIONS = { width = "integer", height = "integer" }
 ---@return lualxd.error? err
 function console.open(node, settings)
   settings = options.check(settings, OPTIONS, "console", 3)
-  local this = { scope = node.scope, tried = "console of " .. node.kind.one .. " " .. node.name }
+  local this = {
+    scope = node.scope,
+    path = http.path(node.scope, node.path),
+    tried = "console of " .. node.kind.one .. " " .. node.name,
+  }
+  local parting = this.scope.link.parting[this.path]
+  if parting then
+    loop.await(parting) -- until then our last one is the one that may
+  end
   local answer, err = websocket.begin(this, node.path .. "/console",
     json.encode { type = "console", width = settings.width or 80, height = settings.height or 24 })
   if not answer then
@@ -140,8 +155,8 @@ function console.log(node)
   })
   if answer then
     return answer.body or ""
-  elseif err.message and err.message:find("^open : no such file") then
-    return "" -- as 5.0.2 says of a container that runs and has said nothing (tried)
+  elseif err.message and err.message:find("^open .*: no such file") then
+    return "" -- as 5.0.2 says of a container that has said nothing, or was never started (tried)
   end
   return nil, err
 end

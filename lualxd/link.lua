@@ -91,6 +91,7 @@ function link.open(place, settings)
     riders = setmetatable({}, { __mode = "v" }), -- operations that aren't known to have ended, by id
     feed = nil, -- the events of operations, while listened to
     orderly = setmetatable({}, { __mode = "k" }), -- what must end before the connections do -> how it is ended
+    parting = {}, -- path -> condition of the console of it that is being let go
     feedless = nil, -- the server refused them
     editing = {}, -- path -> condition of the edit that is under way
     pollable = pollable(),

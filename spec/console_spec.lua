@@ -111,6 +111,34 @@ describe("a console", function()
     talker:signal "KILL"
   end)
 
+  it("can be had again at once, and doesn't hold up its client's end", function()
+    local other = server.connect()
+    local console = assert(other.containers(instance.name):console())
+    lxd.sleep(0.3)
+    console:close()
+    local before = core.now()
+    other:close()
+    assert.is_true(core.now() - before < 1)
+    lxd.sleep(0.5)
+    console = assert(instance:console())
+    lxd.sleep(0.3)
+    console:close()
+    lxd.run(function()
+      console = assert(instance:console())
+      local seen = read_until(console, "hello", function()
+        say "hello"
+      end)
+      assert.is_nil(seen:find("attaching", 1, true))
+      console:close()
+    end)
+  end)
+
+  it("has an empty log where the instance was never started", function()
+    local fresh = server.name "c"
+    assert(client.containers:create { name = fresh, source = server.source }:wait())
+    assert.are.equal("", assert(client.containers(fresh):console_log()))
+  end)
+
   it("has a log, which can be emptied", function()
     assert.are.equal("", assert(instance:console_log()))
     say "remember"
