@@ -39,6 +39,21 @@ local function leave_lane(link)
   end
 end
 
+-- What an error may tell of an operation. The metadata of one with WebSockets holds their secrets (and the environment
+-- of a command), that of a token the token's.
+local function without_secrets(operation)
+  if operation.class ~= "websocket" and operation.class ~= "token" then
+    return operation
+  end
+  local copy = {}
+  for key, value in pairs(operation) do
+    copy[key] = value
+  end
+  local metadata = operation.metadata
+  copy.metadata = { ["return"] = type(metadata) == "table" and metadata["return"] or nil }
+  return copy
+end
+
 ---The error of an operation that has failed; nil of one that hasn't.
 ---@param operation table its final data
 ---@param settings { tried: string?, request: string? }
@@ -50,7 +65,7 @@ function follow.failure(operation, settings)
   return errors.answer(operation.status_code, type(operation.err) == "string" and operation.err or nil, {
     tried = settings.tried,
     request = settings.request,
-    operation = operation,
+    operation = without_secrets(operation),
   })
 end
 

@@ -231,6 +231,15 @@ describe("instance:exec", function()
     assert.matches("GET /1.0/events", text, 1, true)
   end)
 
+  it("keeps the secrets of its WebSockets, and its environment, out of errors", function()
+    local _, err = instance:exec({ "echo", ("x"):rep(200000) }, { env = { PASSWORD = "hush" } })
+    assert.matches("too long", err.message)
+    local text = json.encode { err.operation }
+    assert.matches(err.operation.id, text, 1, true)
+    assert.is_nil(text:find("hush", 1, true))
+    assert.is_nil(text:find(("%x"):rep(64)))
+  end)
+
   it("runs nothing but what was said", function()
     for text, call in pairs {
       ["argv[2] must be string, got nil"] = { { "echo", nil, "x" } },
