@@ -47,6 +47,7 @@ local TEXTS = {
   { "[Rr]enaming of running", "state" },
   { "Invalid config", "invalid" },
   { "Unknown configuration key", "invalid" },
+  { "isn't a supported event type", "invalid" },
   { "^Invalid ", "invalid" },
   { ": Invalid ", "invalid" },
   { "not found", "not_found" },

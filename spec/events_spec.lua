@@ -48,6 +48,12 @@ local function in_task(f)
 end
 
 describe("events", function()
+  it("of a type that isn't one are invalid, whatever status LXD gives it", function()
+    local stream, err = client:events { types = { "nope" } }
+    assert.is_nil(stream)
+    assert.are.equal("invalid", err.kind)
+  end)
+
   it("come as they happen, of the types that were asked for", function()
     local name = server.name "p"
     local stream = assert(client:events { types = { "lifecycle" } })
