@@ -292,6 +292,9 @@ local function stop(this)
   if not left or not drained(this, core.now() + (this.timed_out and TO_KILL or TO_TAKE)) then
     this.timed_out, this.gave_up = true, true
     close_all(this)
+    for _, stream in pairs(this.streams) do
+      stream.ended = stream.ended or stream.sink ~= nil -- a slow one would be told of what has come for long
+    end
     drained(this)
   end
 end

@@ -503,6 +503,14 @@ describe("exec doesn't hang", function()
     sh "kill -9 $(cat /tmp/n)"
   end)
 
+  it("on a function that is slower than the command, when the time is up", function()
+    local result, err = within(8, sh, "while :; do echo x; done", {
+      timeout = 0.3, stdout = function() lxd.sleep(0.05) end,
+    })
+    assert.is_nil(result)
+    assert.are.equal("timeout", err.kind)
+  end)
+
   it("when it has nothing to signal", function()
     local _, err = within(3, sh, "(while :; do echo x; sleep 0.2; done) & echo $! >/tmp/n; exit 0", { timeout = 1 })
     assert.are.equal("timeout", err.kind)
