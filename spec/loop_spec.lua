@@ -1,5 +1,5 @@
 -- What a script sees of its loop, each in a process of its own: deadlines when nothing else happens, coroutines that
--- are killed. Everything else is what the other specs say, inside each loop (spec/support/in-loop).
+-- are killed, loops in loops. Everything else is what the other specs say, inside each loop (spec/support/in-loop).
 local server = require "spec.support.lxd"
 
 local RUN = {
@@ -27,7 +27,8 @@ local RUN = {
 local function script(loop, text)
   local path = os.tmpname()
   local file = assert(io.open(path, "w"))
-  file:write(RUN[loop], 'local lxd, core = require "lualxd", require "lualxd.core"; local began = core.now()\n',
+  file:write("local LOOP = '", loop, "'\n", RUN[loop],
+    'local lxd, core = require "lualxd", require "lualxd.core"; local began = core.now()\n',
     'local function took(least) return core.now() - began >= least and core.now() - began < least + 0.9 end\n', text)
   file:close()
   local _, out = server.shell("timeout 10 env " .. server.interpreter() .. " " .. path)
@@ -53,6 +54,20 @@ for loop in pairs(RUN) do
       assert.are.equal("true\ntrue\n", script(loop, [[
         start(function() lxd.sleep(1.5); print(took(1.5)) end)
         start(function() lxd.sleep(0.2); print(took(0.2)) end)
+        run()
+      ]]))
+    end)
+
+    it("who sleeps for no time again and again keeps nobody from anything", function()
+      assert.are.equal("true\n", script(loop, [[
+        local client = assert(lxd.connect { loop = LOOP })
+        local got = 0
+        start(function() lxd.sleep(0.01); while client:get() do got = got + 1 end end)
+        start(function()
+          while got < 10 and core.now() < began + 3 do lxd.sleep(0) end
+          print(got >= 10)
+          os.exit(0)
+        end)
         run()
       ]]))
     end)

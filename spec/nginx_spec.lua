@@ -69,6 +69,14 @@ http {
     location = /sleep {
       content_by_lua_block { lxd.sleep(tonumber(ngx.var.arg_s)); ngx.say "slept" }
     }
+    location = /turns {
+      content_by_lua_block {
+        local core = require "lualxd.core"
+        local began = core.now()
+        while core.now() - began < 1.5 do lxd.sleep(0) end
+        ngx.say "turned"
+      }
+    }
     location = /exec {
       content_by_lua_block {
         local result = assert(client.containers(ngx.var.arg_name):exec { "sh", "-c", ngx.unescape_uri(ngx.var.arg_c) })
@@ -220,6 +228,17 @@ describe("in nginx", function()
     assert.is_true(core.now() - before < 1.5)
     eventually("the end of the waits", function()
       return shell("cat %s/wait.* 2>/dev/null | grep -c '^0'", work):match "^20"
+    end)
+  end)
+
+  it("others are served while one sleeps for no time again and again", function()
+    begin("turns", "turns")
+    os.execute "sleep 0.2"
+    local before = core.now()
+    assert.are.equal("default\n", (get "content"))
+    assert.is_true(core.now() - before < 0.8)
+    eventually("the end of the turns", function()
+      return shell("cat %s/turns", work):match "^turned"
     end)
   end)
 

@@ -9,6 +9,7 @@ local uv = require "luv"
 local adapter = {}
 
 local LONGEST = 2 ^ 31 -- milliseconds
+local TICK = 0.001 -- seconds: the next turn of the loop
 
 local function milliseconds(timeout)
   return math.floor(math.min(timeout * 1000 + 0.999, LONGEST))
@@ -60,7 +61,9 @@ end
 function adapter.park(waiter, timeout)
   waiter.timer = uv.new_timer()
   if timeout < math.huge then
-    start(waiter, timeout)
+    -- A timer that is due at once is called in the same turn of the loop, and one that this starts as well: who sleeps
+    -- for no time again and again would keep the loop from everything else.
+    start(waiter, math.max(timeout, TICK))
   end
   coroutine.yield()
   waiter.timer:close()

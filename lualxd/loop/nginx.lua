@@ -17,6 +17,7 @@ local adapter = {
 }
 
 local LONGEST = 2 ^ 31 / 1000 - 1 -- seconds, of nginx's timers
+local SHORTEST = 0.001 -- one tick of theirs: a semaphore that is waited for less long comes back at once
 
 -- By ngx.get_phase(). In the blocking ones nobody is served yet, or any more.
 local BLOCKING = { init = true, init_worker = true, exit_worker = true }
@@ -65,7 +66,7 @@ end
 
 function adapter.park(this, timeout)
   this.bell = this.bell or assert(semaphore.new())
-  this.bell:wait(math.min(timeout, LONGEST))
+  this.bell:wait(math.max(SHORTEST, math.min(timeout, LONGEST)))
 end
 
 function adapter.wake(this)
