@@ -72,6 +72,20 @@ for loop in pairs(RUN) do
       ]]))
     end)
 
+    it("a wait where Lua can't suspend raises, and leaves nothing behind", function()
+      assert.are.equal("false\nfalse\ntrue\ntrue\nover\n", script(loop, [[
+        start(function()
+          print((pcall(string.gsub, "a", ".", function() lxd.sleep(0.1) end)))
+          lxd.sleep(0.4)
+          print(took(0.4))
+        end)
+        start(function() print((pcall(string.gsub, "a", ".", function() lxd.sleep(0.1) end))) end)
+        start(function() lxd.sleep(0.6); print(took(0.6)) end)
+        run()
+        print "over"
+      ]]))
+    end)
+
     if coroutine.close and loop == "luv" then -- the others would resume it themselves
       it("a coroutine that was killed while it waited hurts no other", function()
         assert.are.equal("true\ntrue\n", script(loop, [[

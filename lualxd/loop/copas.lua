@@ -71,9 +71,12 @@ end
 function adapter.park(waiter, timeout)
   local timer = timeout < math.huge and timers.add(core.now() + timeout, adapter.wake, waiter)
   waiter.woken = false
-  pause()
+  local ok, problem = pcall(pause)
   if timer then
     timers.cancel(timer)
+  end
+  if not ok then
+    error(problem, 0)
   end
 end
 

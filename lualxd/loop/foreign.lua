@@ -308,7 +308,7 @@ end
 ---@return boolean set
 function foreign.await(loop, adapter, condition, deadline)
   local waiter = new_waiter(adapter, condition)
-  local ok, problem = true, nil
+  local ok, problem
   repeat
     local this = adapter.attend and foreign.attend(loop, adapter, waiter)
     if not this then
@@ -317,14 +317,15 @@ function foreign.await(loop, adapter, condition, deadline)
     end
     waiter.parked = true
     loop.remind()
-    adapter.park(waiter, math.min(left_until(deadline), adapter.watch and SILENCE or FOREVER))
+    -- It raises where Lua can't suspend the caller: in a function of string.gsub or table.sort, say.
+    ok, problem = pcall(adapter.park, waiter, math.min(left_until(deadline), adapter.watch and SILENCE or FOREVER))
     waiter.parked = false
     this.waiters[waiter] = nil
     if this.asleep and next(this.waiters) == nil then
       poked = true -- it is to go
       loop.remind()
     end
-  until waiter.fired or deadline and deadline <= core.now()
+  until not ok or waiter.fired or deadline and deadline <= core.now()
   if not waiter.fired then
     leave(waiter)
   end

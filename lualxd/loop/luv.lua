@@ -65,12 +65,15 @@ function adapter.park(waiter, timeout)
     -- for no time again and again would keep the loop from everything else.
     start(waiter, math.max(timeout, TICK))
   end
-  coroutine.yield()
+  local ok, problem = pcall(coroutine.yield)
   waiter.timer:close()
 end
 
 function adapter.wake(waiter)
   start(waiter, 0)
+  if not ok then
+    error(problem, 0)
+  end
 end
 
 function adapter.thread(f)

@@ -85,10 +85,24 @@ function tasks.park(task, condition, deadline)
     condition.waiters = { task }
   end
   task.waiting = condition
+-- Where Lua can't suspend the task (a function of string.gsub or table.sort, say) that raises in it, and it waits for
+-- nothing: nobody may wake it later, when it is somewhere else or dead.
+local function parked(task, ok, result)
+  if not ok then
+    remove(task.waiting.waiters, task)
+    if task.timer then
+      timers.cancel(task.timer)
+    end
+    task.waiting, task.timer = nil, nil
+    error(result, 0)
+  end
+  return result
+end
+
   if deadline then
     task.timer = timers.add(deadline, expired, task)
   end
-  return yield()
+  return parked(task, pcall(yield))
 end
 
 ---A condition was set that the task waits for.
