@@ -86,6 +86,44 @@ for loop in pairs(RUN) do
       ]]))
     end)
 
+    if loop == "cqueues" then
+      it("controllers inside of others end when nobody waits in them", function()
+        assert.are.equal("true\n", script(loop, [[
+          local longest = 0
+          for worker = 1, 6 do
+            start(function()
+              for round = 1, 12 do
+                local inner, entered = require("cqueues").new(), core.now()
+                for i = 1, 3 do inner:wrap(function() lxd.sleep((worker * i * round) % 7 / 200) end) end
+                assert(inner:loop())
+                longest = math.max(longest, core.now() - entered)
+              end
+            end)
+          end
+          start(function() for _ = 1, 2 do lxd.sleep(1.5) end end)
+          run()
+          print(longest < 0.5 or longest)
+        ]]))
+      end)
+
+      it("a controller that was dropped while some waited in it is collected", function()
+        assert.are.equal("0\n", script(loop, [[
+          local dropped = setmetatable({}, { __mode = "k" })
+          for _ = 1, 5 do
+            local controller = require("cqueues").new()
+            dropped[controller] = true
+            controller:wrap(function() lxd.sleep(5); print(controller) end)
+            controller:wrap(function() lxd.sleep(0.01); error "stop" end)
+            controller:loop()
+          end
+          for _ = 1, 4 do collectgarbage() end
+          local left = 0
+          for _ in pairs(dropped) do left = left + 1 end
+          print(left)
+        ]]))
+      end)
+    end
+
     if coroutine.close and loop == "luv" then -- the others would resume it themselves
       it("a coroutine that was killed while it waited hurts no other", function()
         assert.are.equal("true\ntrue\n", script(loop, [[

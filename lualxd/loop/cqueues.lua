@@ -19,8 +19,13 @@ function adapter.which()
   return (cqueues.running())
 end
 
-function adapter.wait(fd, timeout)
-  cqueues.poll({ pollfd = fd, events = "r" }, finite(timeout))
+function adapter.wait(fd, timeout, attendant)
+  attendant.bell = attendant.bell or condition.new()
+  cqueues.poll({ pollfd = fd, events = "r" }, attendant.bell, finite(timeout))
+end
+
+function adapter.call(attendant)
+  attendant.bell:signal()
 end
 
 function adapter.park(waiter, timeout)

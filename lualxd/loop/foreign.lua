@@ -14,8 +14,10 @@ local foreign = {}
 ---@class lualxd.adapter how to wait in one loop
 ---@field here fun(told: boolean): boolean whether the caller is a coroutine that this loop can suspend; `told`: by
 ---`connect` that this is the loop. Raises where the caller is in the loop and can't be suspended
----@field wait fun(fd: integer, timeout: number) suspends the caller until `fd` is readable or the time has passed; may
----return early, and lets others run in any case
+---@field wait fun(fd: integer, timeout: number, attendant: table?) suspends the caller until `fd` is readable or the
+---time has passed; may return early, and lets others run in any case
+---@field call (fun(attendant: table))? ends an attendant's `wait`; where it is missing, the descriptor becomes
+---readable, which of several attendants another may see
 ---@field park (fun(waiter: table, timeout: number))? suspends until `wake`; where it is missing, a descriptor is waited
 ---for
 ---@field wake (fun(waiter: table): boolean?)? of a waiter that is parked; true: by the attendant's next `wait`
@@ -118,7 +120,9 @@ end
 -- Seconds without a sign of life after which an attendant that looks up regularly counts as dead.
 local SILENCE = 3
 
-local attendants = setmetatable({}, { __mode = "k" }) -- by the loop they are in
+-- By the loop they are in. Who waits holds them, and that loop: nobody else does, or LuaJIT would keep a loop that was
+-- dropped, and its descriptors.
+local attendants = setmetatable({}, { __mode = "kv" })
 local NOWHERE = {}
 
 local BURIAL = 1 -- seconds after which the killed are looked for again, where the adapter doesn't say
@@ -175,7 +179,7 @@ local function tend(loop, adapter, this)
       limit = look_up_in(this, limit)
     end
     this.asleep = limit > 0
-    adapter.wait(loop.pollfd(), limit)
+    adapter.wait(loop.pollfd(), limit, this)
     this.asleep, poked = false, false
     if attendants[this.place] ~= this then
       return
@@ -321,9 +325,13 @@ function foreign.await(loop, adapter, condition, deadline)
     ok, problem = pcall(adapter.park, waiter, math.min(left_until(deadline), adapter.watch and SILENCE or FOREVER))
     waiter.parked = false
     this.waiters[waiter] = nil
-    if this.asleep and next(this.waiters) == nil then
-      poked = true -- it is to go
-      loop.remind()
+    if this.asleep and next(this.waiters) == nil then -- it is to go
+      if adapter.call then
+        adapter.call(this)
+      else
+        poked = true
+        loop.remind()
+      end
     end
   until not ok or waiter.fired or deadline and deadline <= core.now()
   if not waiter.fired then
