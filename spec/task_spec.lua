@@ -61,6 +61,25 @@ describe("lxd.run", function()
   end)
 end)
 
+describe("tasks that begin one another", function()
+  it("may do so to any depth", function()
+    local deepest = 0
+    local function chain(n)
+      deepest = n
+      if n < 500 then
+        lxd.spawn(chain, n + 1)
+      end
+      lxd.sleep(0)
+    end
+    lxd.run(chain, 1)
+    assert.are.equal(500, deepest)
+    local function nested(n)
+      return n == 0 and "done" or lxd.run(nested, n - 1)
+    end
+    assert.are.equal("done", nested(100))
+  end)
+end)
+
 describe("task:join", function()
   it("gives what the task returned, every time", function()
     lxd.run(function()

@@ -236,7 +236,7 @@ function loop.identity()
   return not main and thread or nil
 end
 
----A new task. It runs until its first wait before this returns.
+---A new task. It runs until its first wait before this returns (see `tasks.begin`).
 ---@param f function runs in the task; must not raise
 ---@param owner any? given for a flow: work that must be handed over before the script may end (or `owner`
 ---is closed, see `flush`); until `loop.handed_over`
@@ -250,7 +250,7 @@ function loop.start(f, owner)
   end
   local why = forbidden -- which is for the caller
   forbidden = nil
-  local ok, problem = pcall(tasks.resume, task)
+  local ok, problem = pcall(tasks.begin, task)
   forbidden = why
   loop.remind()
   if not ok then

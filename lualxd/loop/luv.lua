@@ -15,12 +15,16 @@ local function milliseconds(timeout)
   return math.floor(math.min(timeout * 1000 + 0.999, LONGEST))
 end
 
+local depth, DEEPEST = 0, 32 -- of coroutines that were resumed inside of others: Lua bounds them by its C stack
+
 -- An error that nobody catches goes where luv's own do. A coroutine that was killed meanwhile waits no more.
 local function resume(thread, ...)
   if coroutine.status(thread) == "dead" then
     return
   end
+  depth = depth + 1
   local ok, problem = coroutine.resume(thread, ...)
+  depth = depth - 1
   if not ok then
     error(debug.traceback(thread, tostring(problem)), 0)
   end
@@ -67,17 +71,25 @@ function adapter.park(waiter, timeout)
   end
   local ok, problem = pcall(coroutine.yield)
   waiter.timer:close()
-end
-
-function adapter.wake(waiter)
-  start(waiter, 0)
   if not ok then
     error(problem, 0)
   end
 end
 
+function adapter.wake(waiter)
+  start(waiter, 0)
+end
+
 function adapter.thread(f)
-  resume(coroutine.create(f))
+  if depth < DEEPEST then
+    resume(coroutine.create(f))
+    return
+  end
+  local timer = uv.new_timer()
+  timer:start(0, 0, function()
+    timer:close()
+    resume(coroutine.create(f))
+  end)
 end
 
 function adapter.attend(f)

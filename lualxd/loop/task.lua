@@ -11,6 +11,9 @@ local resume, status = coroutine._resume or coroutine.resume, coroutine._status 
 local ready, first, last = {}, 1, 0
 local alive = {} -- luacheck: ignore 241 -- holds the tasks that haven't ended: what they wait for needn't
 local current -- the task whose coroutine runs now, if one does
+local depth = 0 -- of coroutines of tasks that were resumed inside of others
+
+local DEEPEST = 32 -- each takes of the C stack, which Lua bounds by 200 calls
 
 ---@param f function must not raise
 ---@return table task
@@ -33,9 +36,9 @@ end
 ---@param value any what its wait returns
 function tasks.resume(task, value)
   local outer = current
-  current = task
+  current, depth = task, depth + 1
   local ok, message = resume(task.thread, value)
-  current = outer
+  current, depth = outer, depth - 1
   local over = status(task.thread) == "dead"
   if over then
     alive[task] = nil
@@ -57,6 +60,16 @@ function tasks.make_ready(task, value)
   task.value = value
 end
 
+---Runs a new task until its first wait; where tasks have begun one another too deep for that, in its turn.
+---@param task table
+function tasks.begin(task)
+  if depth < DEEPEST then
+    tasks.resume(task)
+  else
+    tasks.make_ready(task)
+  end
+end
+
 local function remove(list, task)
   for index = 1, list and #list or 0 do
     if list[index] == task then
@@ -72,19 +85,6 @@ local function expired(task)
   tasks.make_ready(task, false)
 end
 
----Suspends the running task until the condition is set.
----@param task table
----@param condition lualxd.condition
----@param deadline number?
----@return boolean set
-function tasks.park(task, condition, deadline)
-  local waiters = condition.waiters
-  if waiters then
-    waiters[#waiters + 1] = task
-  else
-    condition.waiters = { task }
-  end
-  task.waiting = condition
 -- Where Lua can't suspend the task (a function of string.gsub or table.sort, say) that raises in it, and it waits for
 -- nothing: nobody may wake it later, when it is somewhere else or dead.
 local function parked(task, ok, result)
@@ -99,6 +99,19 @@ local function parked(task, ok, result)
   return result
 end
 
+---Suspends the running task until the condition is set.
+---@param task table
+---@param condition lualxd.condition
+---@param deadline number?
+---@return boolean set
+function tasks.park(task, condition, deadline)
+  local waiters = condition.waiters
+  if waiters then
+    waiters[#waiters + 1] = task
+  else
+    condition.waiters = { task }
+  end
+  task.waiting = condition
   if deadline then
     task.timer = timers.add(deadline, expired, task)
   end
