@@ -49,6 +49,14 @@ local function new_group()
   return { count = 0, ended = loop.condition(), failures = {} }
 end
 
+local function raise_unjoined(group)
+  for _, failure in ipairs(group.failures) do
+    if not failure.joined then
+      error(failure.problem, 0)
+    end
+  end
+end
+
 ---Runs `f` as a task and returns what it returned, once it and the tasks that it spawned have ended.
 ---An error raised in a task that nobody joined is raised again here.
 ---@param f function
@@ -62,11 +70,7 @@ function task.run(f, ...)
   if root.failed then
     error(root.problem, 0)
   end
-  for _, failure in ipairs(group.failures) do
-    if not failure.joined then
-      error(failure.problem, 0)
-    end
-  end
+  raise_unjoined(group)
   return unpack(root.results, 1, root.results.n)
 end
 
@@ -104,7 +108,8 @@ end
 
 local MAP = { parallel = "integer" }
 
----Calls `f(item, index)` for each item of a list, several at once, and waits for all.
+---Calls `f(item, index)` for each item of a list, several at once, and waits for all. An error raised in a task that
+---`f` spawned and nobody joined is raised again here.
 ---@param list any[]
 ---@param f function fails by `nil, err` or by raising; a lone nil is a result
 ---@param settings { parallel: integer? }? 8 at once unless told
@@ -140,6 +145,7 @@ function task.map(list, f, settings)
   if total > 0 then
     loop.await(group.ended)
   end
+  raise_unjoined(group) -- of tasks that `f` spawned
   if next(failed) ~= nil then
     return nil, errors.many(failed, results, total)
   end
