@@ -139,3 +139,51 @@ for loop in pairs(RUN) do
     end
   end)
 end
+
+-- cqueues, but lualxd doesn't know.
+RUN["function"] = [[
+  local cqueues = require "cqueues"
+  package.loaded.cqueues = nil
+  local controller = cqueues.new()
+  local client = assert(require("lualxd").connect {
+    loop = {
+      wait = function(fd, timeout) cqueues.poll({ pollfd = fd, events = "r" }, timeout) end,
+    },
+  })
+  local function start(f) controller:wrap(f) end
+  local function run() print(controller:loop()) end
+]]
+
+describe("in a loop that is told of by a function", function()
+  it("a descriptor is closed only when the loop has forgotten it", function()
+    assert.are.equal("100\ntrue\n", script("function", [[
+      local done = 0
+      for i = 1, 100 do
+        start(function()
+          for _ = 1, 3 do lxd.sleep(i % 10 / 100) end
+          done = done + 1
+          if done == 100 then print(done) end
+        end)
+      end
+      start(function() cqueues.sleep(0.5) end)
+      run()
+    ]]))
+  end)
+
+  it("what a hundred waited by is closed once fewer wait", function()
+    assert.are.equal("true\ntrue\n", script("function", [[
+      local lfs = require "lfs"
+      local function descriptors()
+        local n = 0
+        for _ in lfs.dir "/proc/self/fd" do n = n + 1 end
+        return n
+      end
+      for _ = 1, 100 do start(function() lxd.sleep(0.2) end) end
+      start(function()
+        for _ = 1, 3 do lxd.sleep(1) end
+        print(descriptors() < 90)
+      end)
+      run()
+    ]]))
+  end)
+end)

@@ -56,20 +56,33 @@ local function rouse(waiter)
 end
 
 -- Parking in a loop that can do no more than wait for a descriptor.
-local wakers = {}
-local SPARE = 64 -- so many wakers are kept
+local wakers = {} -- that nobody uses, the longest unused first
+local SPARE = 64 -- so many are kept
+local SETTLED = 1 -- seconds until the loop has surely forgotten a descriptor: some close their own accounts later
+local trimming = false
+
+local function trim()
+  local now = core.now()
+  while #wakers > SPARE and now - wakers[1].since >= SETTLED do
+    table.remove(wakers, 1).waker:close()
+  end
+  trimming = #wakers > SPARE
+  if trimming then
+    timers.add(now + SETTLED, trim)
+  end
+end
 
 local function park_on_descriptor(waiter, timeout)
-  local waker = table.remove(wakers) or assert(core.waker())
+  local spare = table.remove(wakers)
+  local waker = spare and spare.waker or assert(core.waker())
   waiter.waker = waker
   waker:set(timeout)
   waiter.adapter.wait(waker:fd(), timeout)
   waiter.waker = nil
   waker:set()
-  if #wakers < SPARE then
-    wakers[#wakers + 1] = waker
-  else
-    waker:close()
+  wakers[#wakers + 1] = { waker = waker, since = core.now() }
+  if #wakers > SPARE and not trimming then
+    trim()
   end
 end
 
