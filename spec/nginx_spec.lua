@@ -77,6 +77,16 @@ http {
         ngx.say "turned"
       }
     }
+    location = /killed {
+      content_by_lua_block {
+        local loop = require "lualxd.loop"
+        local condition = loop.condition()
+        local thread = ngx.thread.spawn(function() loop.await(condition) end)
+        loop.fire(condition)
+        ngx.thread.kill(thread)
+        ngx.say "killed"
+      }
+    }
     location = /exec {
       content_by_lua_block {
         local result = assert(client.containers(ngx.var.arg_name):exec { "sh", "-c", ngx.unescape_uri(ngx.var.arg_c) })
@@ -273,6 +283,17 @@ describe("in nginx", function()
       instance)
     os.execute "sleep 0.4"
     assert.are.equal("0\n", (get("second")))
+  end)
+
+  it("one who was woken and killed before it ran is forgotten", function()
+    assert.are.equal("killed\n", (get "killed"))
+    local function cpu_switches()
+      return tonumber(shell("grep ^voluntary /proc/%s/status", workers()):match "%d+")
+    end
+    os.execute "sleep 1"
+    local before = cpu_switches()
+    os.execute "sleep 1"
+    assert.is_true(cpu_switches() - before < 3) -- nobody looks for news any more
   end)
 
   it("the waiter can be reached by its own process alone", function()

@@ -148,7 +148,8 @@ end
 local function bury(this, adapter)
   local gone = adapter.gone or is_dead
   for waiter in pairs(this.waiters) do
-    if waiter.parked and not waiter.fired and gone(waiter) then
+    -- Also one who was woken and killed before it ran.
+    if waiter.parked and gone(waiter) then
       this.waiters[waiter] = nil
       leave(waiter)
       local condition = waiter.condition

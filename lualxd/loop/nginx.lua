@@ -73,9 +73,9 @@ function adapter.wake(this)
   this.bell:post()
 end
 
--- Whoever waits for a semaphore is counted until it is killed.
+-- Whoever waits for a semaphore is counted, as minus one, until it is killed.
 function adapter.gone(this)
-  return this.bell and this.bell:count() == 0
+  return this.bell and this.bell:count() == (this.fired and 1 or 0)
 end
 
 function adapter.thread(f)
