@@ -181,6 +181,7 @@ end
 
 local function tend(loop, adapter, this)
   local started, buried, was_idle = core.now(), core.now(), false
+  this.began = true
   while true do
     local idle = not is_busy(loop, adapter, this)
     if idle and was_idle or adapter.term and core.now() - started >= adapter.term then
@@ -326,9 +327,9 @@ end
 ---@return boolean set
 function foreign.await(loop, adapter, condition, deadline)
   local waiter = new_waiter(adapter, condition)
-  local ok, problem
+  local ok, problem, unattended
   repeat
-    local this = adapter.attend and foreign.attend(loop, adapter, waiter)
+    local this = not unattended and adapter.attend and foreign.attend(loop, adapter, waiter)
     if not this then
       ok, problem = wait_by_turns(loop, waiter, deadline)
       break
@@ -339,6 +340,8 @@ function foreign.await(loop, adapter, condition, deadline)
     ok, problem = pcall(adapter.park, waiter, math.min(left_until(deadline), adapter.watch and SILENCE or FOREVER))
     waiter.parked = false
     this.waiters[waiter] = nil
+    -- The loop may have no place for an attendant: nginx, when all timers that it allows run, maybe waiting as well.
+    unattended = not this.began
     if this.asleep and next(this.waiters) == nil then -- it is to go
       if adapter.call then
         adapter.call(this)
