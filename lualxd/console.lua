@@ -21,7 +21,7 @@ function meta:__tostring()
 end
 
 -- Seconds. Who is quiet is told by nobody that the terminal has gone, and so never closes the control.
-local PATIENCE = 0.5
+local PATIENCE = 1
 
 -- The terminal first, the control when LXD has closed it: 5.0 (lxd/instance_console.go) writes to the terminal when the
 -- control has gone, and the whole daemon dies where it was still writing output there ("concurrent write to websocket
