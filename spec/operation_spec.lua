@@ -252,8 +252,11 @@ describe("a change that nobody waited for", function()
     end)
     local name = server.name "p"
     client.profiles:create { name = name }
-    client.profiles "nowhere":delete()
-    lxd.sleep(0.3)
+    local failing = client.profiles "nowhere":delete()
+    while failing:status() == "Pending" do
+      lxd.sleep(0.01)
+    end
+    failing = nil -- luacheck: ignore 311
     collectgarbage()
     collectgarbage()
     assert(server.look("/1.0/profiles/" .. name))

@@ -2,6 +2,11 @@
 # The core under AddressSanitizer and UndefinedBehaviorSanitizer on Lua 5.4 (with leaks) and LuaJIT,
 # with memory that fails at every place in turn, and in part under valgrind. Ends with one line that
 # sums it all up. Needs no server.
+#
+#   sanitize.sh              all of it
+#   sanitize.sh build        builds what that takes, no more
+#   sanitize.sh with CMD…    runs CMD, in which `lua5.4` has that core, collects garbage without a rest,
+#                            and so do the scripts that it starts
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 
@@ -41,12 +46,20 @@ specs() {
     LUA_CPATH="$cpath/?.so;;" "$@"
 }
 
+# What is built last is newer than all that it is built of.
+is_built() {
+    [ -e build/valgrind/lualxd/core.so ] &&
+        [ -z "$(find src spec/core -name '*.[ch]' -newer build/valgrind/lualxd/core.so)" ]
+}
+
 build() {
-    mkdir -p build/asan/lua5.4/lualxd build/asan/luajit/lualxd build/valgrind/lualxd build/tsan/lualxd || return
+    ! is_built || return 0
+    mkdir -p build/asan/lua5.4/lualxd build/asan/luajit/lualxd build/asan/bin build/valgrind/lualxd \
+        build/tsan/lualxd || return
     local lua54 luajit
     read -ra lua54 < <(pkg-config --cflags --libs lua5.4)
     read -ra luajit < <(pkg-config --cflags luajit)
-    clang "${sanitize[@]}" -rdynamic spec/core/driver.c -o build/asan/lua "${lua54[@]}" || return
+    clang "${sanitize[@]}" -rdynamic spec/core/driver.c -o build/asan/bin/lua5.4 "${lua54[@]}" || return
     clang "${sanitize[@]}" -fPIC -shared -Isrc src/*.c -o build/asan/lua5.4/lualxd/core.so \
         "${lua54[@]}" "${libraries[@]}" || return
     clang "${sanitize[@]}" -shared-libasan -fPIC -shared -Isrc src/*.c \
@@ -60,12 +73,21 @@ build() {
         "${lua54[@]}" "${libraries[@]}"
 }
 
+export UBSAN_OPTIONS=print_stacktrace=1 ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1
+case ${1:-} in
+build)
+    build
+    exit ;;
+with)
+    shift
+    LUALXD_COLLECT=1 PATH=$PWD/build/asan/bin:$PATH specs build/asan/lua5.4 "$@"
+    exit ;;
+esac
+
 build || { echo "0 passed, 1 failed"; exit 1; }
 
-export UBSAN_OPTIONS=print_stacktrace=1
-ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 \
-    suite "specs, Lua 5.4, ASan and leaks" \
-    specs build/asan/lua5.4 build/asan/lua /usr/bin/busted -o plainTerminal spec/core
+suite "specs, Lua 5.4, ASan and leaks" \
+    specs build/asan/lua5.4 build/asan/bin/lua5.4 /usr/bin/busted -o plainTerminal spec/core
 
 # LuaJIT keeps its memory where the leak detector doesn't look for pointers.
 ASAN_OPTIONS=detect_leaks=0 \
