@@ -245,10 +245,10 @@ describe("the operations of an imitation", function()
   end)
 
   it("are looked at where they were begun before the connection was there and are known only since", function()
-    create(1)
-    create(2)
+    local ops = { create(1), create(2) }
     lxd.sleep(0.2)
     local link = client._scope.link
+    assert.are.equal("Running", ops[2]:status())
     local rider = feed.expect(link, "no-such-operation", feed.since(link) - 1)
     lxd.sleep(0.2)
     assert.are.equal("not_found", rider.gone.kind)
