@@ -92,7 +92,7 @@ describe("a change on a kept connection", function()
     end)
   end
 
-  it("is unknown when this process has failed after it was sent", function()
+  it("is unknown when this process has failed after it was sent #builtin", function()
     local support = require "spec.core.support"
     local child = support.fork(function()
       local other = assert(lxd.connect { socket = server.socket, timeout = 2 })
