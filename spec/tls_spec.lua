@@ -193,6 +193,20 @@ describe("a handshake", function()
     assert.are.equal(1, server:record().handshakes)
     client:close()
   end)
+
+  -- Who only listens would otherwise never notice that a server has gone without a word.
+  it("is followed by TCP's keep-alive", function()
+    local client = assert(connect { server_cert = fingerprint })
+    local timers = {} -- of our end; 2 is keep-alive (proc_net_tcp of Linux)
+    for line in io.lines "/proc/self/net/tcp" do
+      local port, state, timer = line:match "^%s*%d+: %x+:%x+ %x+:(%x+) (%x+) %x+:%x+ (%x+):"
+      if state == "01" and tonumber(port, 16) == server.port then
+        timers[#timers + 1] = timer
+      end
+    end
+    assert.are.same({ "02" }, timers)
+    client:close()
+  end)
 end)
 
 describe("a secret", function()

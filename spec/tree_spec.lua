@@ -335,3 +335,18 @@ describe("the server", function()
     assert.is_false(client:has "instances_files_modify_permissions")
   end)
 end)
+
+describe("connecting without options", function()
+  -- What was told is meant: changes must not go to another server than that.
+  it("passes over no socket that it was told of #builtin", function()
+    local path = os.tmpname()
+    local ok, out = server.shell(string.format(
+      "env -u LUA_INIT LXD_SOCKET='%s' LXD_DIR='%s' %s -e '%s'", path, os.getenv "LXD_DIR", server.interpreter(), [[
+        local client, err = require("lualxd").connect()
+        print(client, err.kind, err)
+      ]]))
+    os.remove(path)
+    assert.is_true(ok, out)
+    assert.matches("^nil\tconnect\t[^\n]*" .. path:gsub("%p", "%%%0"), out)
+  end)
+end)
