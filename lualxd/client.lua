@@ -179,7 +179,7 @@ local function header_lines(headers)
   local lines = {}
   for name, value in pairs(headers or {}) do
     local line = tostring(name) .. ": " .. tostring(value)
-    if line:find("[%c]") or not tostring(name):match("^[%w!#$%%&'*+%-.^_`|~]+$") then
+    if line:find("[%c]") or type(name) ~= "string" or not name:match("^[%w!#$%%&'*+%-.^_`|~]+$") then
       error("client:request: header '" .. tostring(name):gsub("%c", "?") .. "' is not a valid one", 3)
     end
     lines[#lines + 1] = line
@@ -285,6 +285,9 @@ function methods:request(method, path, settings)
   end
   settings = options.check(settings, REQUEST, "client:request")
   check_query(settings.query)
+  if settings.json ~= nil and settings.body ~= nil then
+    error("client:request: options 'json' and 'body' don't go together", 2)
+  end
   local what = { query = settings.query, headers = header_lines(settings.headers), raw = true }
   what.timeout = settings.timeout
   if settings.json ~= nil then

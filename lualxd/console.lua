@@ -132,7 +132,8 @@ end
 function methods:resize(width, height)
   options.argument(width, "integer", "console:resize: width")
   options.argument(height, "integer", "console:resize: height")
-  return self._console.control:send(json.encode {
+  local this = self._console
+  return not this.over and not this.closed and this.control:send(json.encode {
     command = "window-resize",
     args = { width = json.number_text(width), height = json.number_text(height) },
   }, "text")

@@ -58,6 +58,12 @@ local function is_a(value, kinds)
   return false
 end
 
+-- A number where some number is welcome is wrong for its value.
+local function got(value, kinds)
+  local number = type(value) == "number" and (kinds:find("integer", 1, true) or kinds:find("seconds", 1, true))
+  return number and string.format("%.14g", value) or type(value)
+end
+
 ---Checks a table of options: an unknown one and one of a wrong type raise.
 ---@param given table? nil counts as empty
 ---@param known table<string, string> name -> types by `|`: Lua's, and `integer`, `seconds`, `callable`
@@ -85,7 +91,7 @@ function options.check(given, known, who, level)
         meant and "; did you mean '" .. meant .. "'?" or "")
     elseif not is_a(value, kinds) then
       bad(level, "%s: option '%s' must be %s, got %s", who, name,
-        kinds:gsub("|", " or "), type(value))
+        kinds:gsub("|", " or "), got(value, kinds))
     end
   end
   return given
@@ -98,7 +104,7 @@ end
 ---@param level integer?
 function options.argument(value, kinds, who, level)
   if not is_a(value, kinds) then
-    bad((level or 2) + 1, "%s must be %s, got %s", who, kinds:gsub("|", " or "), type(value))
+    bad((level or 2) + 1, "%s must be %s, got %s", who, kinds:gsub("|", " or "), got(value, kinds))
   end
   return value
 end

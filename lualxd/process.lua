@@ -373,18 +373,27 @@ local function start_finishing(this)
 end
 
 ---Waits for the end of the command; outputs that nobody took are collected.
+---@param timeout number? seconds; none: as long as it takes. The command goes on, one may wait for it again
 ---@return { status: integer?, stdout: string?, stderr: string?, truncated: true? }? result `status` is 128+n for
 ---signal n; nil where the command has ended and left something behind that holds its outputs: LXD tells no
 ---status before that has ended, too. `stdout`, `stderr`: nil where a function took them, and stderr on a terminal
----@return lualxd.error? err it has `result`: what there is
-function methods:wait()
+---@return lualxd.error? err it has `result`: what there is, unless it is about `timeout`
+function methods:wait(timeout)
   local this = self._process
+  if timeout ~= nil then
+    options.argument(timeout, "seconds", "process:wait: timeout")
+  end
   if not this.finishing then
     this.finishing = loop.condition(this.scope.link)
     this.finishing.abandoned = abandoned(this)
     start_finishing(this)
   end
-  loop.await(this.finishing)
+  if not loop.await(this.finishing, timeout and core.now() + timeout) then
+    return nil, errors.new("timeout", {
+      tried = this.tried, request = this.request, message = "not done in time",
+      hint = "it goes on; one may wait for it again",
+    })
+  end
   if this.problem then
     error(this.problem[1], 0)
   end

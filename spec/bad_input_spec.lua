@@ -451,7 +451,7 @@ describe("what a script gives", function()
     local before = #server:record()
     for _, headers in ipairs {
       { ["X-A"] = "b\r\nX-C: d" }, { ["X-A\r\nX-C"] = "d" }, { ["X-A"] = "b\0c" },
-      { ["X A"] = "b" }, { [""] = "b" },
+      { ["X A"] = "b" }, { [""] = "b" }, { "X-A: b" },
     } do
       assert.has_error(function()
         client:request("GET", "/1.0", { headers = headers })
@@ -485,6 +485,12 @@ describe("what a script gives", function()
       assert.matches("bad_input_spec.lua:%d+: client:request: option 'query'", problem)
     end
     assert.are.equal(before, #server:record())
+  end)
+
+  it("as a body is one", function()
+    assert.has_error(function()
+      client:request("POST", "/1.0/profiles", { json = {}, body = "{}" })
+    end, "client:request: options 'json' and 'body' don't go together")
   end)
 
   it("to connect is refused where the script says it", function()

@@ -61,6 +61,7 @@ describe("a console", function()
       assert.is_true(console:resize(120, 40))
       console:close()
       console:close()
+      assert.is_false(console:resize(80, 24))
       assert.is_nil((console:read()))
       local ok, err = console:write "x"
       assert.is_nil(ok)

@@ -324,6 +324,17 @@ describe("instance:spawn", function()
     process:wait()
   end)
 
+  it("is waited for in vain when it takes too long, and again", function()
+    local process = assert(instance:spawn { "sh", "-c", "echo out; sleep 0.5; exit 5" })
+    local result, err = process:wait(0.05)
+    assert.is_nil(result)
+    assert.are.equal("timeout", err.kind)
+    assert.are.same({ status = 5, stdout = "out\n", stderr = "" }, assert(process:wait(20)))
+    assert.has_error(function()
+      process:wait(-1)
+    end, "process:wait: timeout must be seconds, got -1")
+  end)
+
   it("tells a terminal its new size", function()
     local process = assert(instance:spawn({ "sh", "-c", "stty size; read x; stty size; sleep 0.2" }, {
       tty = { width = 80, height = 24 },
