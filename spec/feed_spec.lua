@@ -171,19 +171,27 @@ describe("an operation that nobody waits for", function()
     end)
     local client = server.connect()
     listening(client)
-    local failing = client:request("POST", "/1.0/instances/" .. name .. "/exec", {
-      json = { command = lxd.array { "/nowhere" }, environment = {} },
-    })
-    assert(lxd.wait_all(begin(client, 2, "0.3")))
+    -- It is collected no earlier than it is known to have failed: held until then, by a frame that is gone then.
+    local function fail()
+      local failing = client:request("POST", "/1.0/instances/" .. name .. "/exec", {
+        json = { command = lxd.array { "/nowhere" }, environment = {} },
+      })
+      local deadline = core.now() + 10
+      while failing.operation:status() ~= "Failure" and core.now() < deadline do
+        lxd.sleep(0.05)
+      end
+      assert.are.equal("Failure", failing.operation:status())
+    end
+    local ops = begin(client, 2, "0.3")
+    fail()
+    assert(lxd.wait_all(ops))
     for _ = 1, 100 do
-      if failing.operation:status() == "Failure" then
+      collectgarbage()
+      if #told > 0 then
         break
       end
-      lxd.sleep(0.05)
+      lxd.sleep(0.02)
     end
-    failing = nil -- luacheck: ignore 311
-    collectgarbage()
-    collectgarbage()
     assert.are.equal(1, #told)
     assert.matches("Command not found", tostring(told[1]))
     client:close()

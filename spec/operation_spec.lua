@@ -252,11 +252,14 @@ describe("a change that nobody waited for", function()
     end)
     local name = server.name "p"
     client.profiles:create { name = name }
-    local failing = client.profiles "nowhere":delete()
-    while failing:status() == "Pending" do
-      lxd.sleep(0.01)
+    local function fail()
+      local failing = client.profiles "nowhere":delete()
+      while failing:status() == "Pending" do
+        lxd.sleep(0.01)
+      end
     end
-    failing = nil -- luacheck: ignore 311
+    fail()
+    lxd.sleep(0.1)
     collectgarbage()
     collectgarbage()
     assert(server.look("/1.0/profiles/" .. name))
