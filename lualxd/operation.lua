@@ -163,8 +163,12 @@ function change:deliver(answer, err, proof)
     return nil, err
   elseif answer.async then
     keep(self, answer, proof)
-    if self.rider and not self.rider.owner then
-      self.rider.owner = self
+    local rider = self.rider
+    if rider and not rider.owner then
+      rider.owner = self
+      if rider.over then -- that was told before the answer
+        self:heard(rider.over)
+      end
     end
     return PENDING
   end

@@ -252,6 +252,20 @@ describe("the operations of an imitation", function()
     assert.is_true(core.now() - started < 4)
   end)
 
+  it("are known to have ended where that was told before they were answered, and nobody waits", function()
+    local ops = { create(1), create(2) }
+    lxd.sleep(0.2)
+    imitated:rules { method = "POST", slow = 0.3 }
+    ops[3] = create(3)
+    lxd.sleep(0.1)
+    imitated:finish { code = 400, err = "no such luck" }
+    lxd.sleep(0.4)
+    assert.are.equal("Failure", ops[3]:status())
+    local _, err = lxd.wait_all(ops)
+    assert.matches("^3 of 3 failed", tostring(err))
+    assert.matches("no such luck", tostring(err.errors[3]))
+  end)
+
   it("are looked at where they were begun before the connection was there and are known only since", function()
     local ops = { create(1), create(2) }
     lxd.sleep(0.2)
