@@ -29,7 +29,7 @@ local function imitated()
     return client.containers:create { name = "events" .. index, source = { type = "image", alias = "busybox" } }
   end
   -- Two have the events listened to.
-  ops[-1], ops[0] = create(-1), create(0)
+  local early = { create(-1), create(0) }
   lxd.sleep(0.5)
   result.none = memory()
   for index = 1, count do
@@ -54,8 +54,10 @@ local function imitated()
   local before = requests
   print "ready"
   io.stdout:flush()
-  for index = -1, count do
-    assert(ops[index]:wait())
+  for _, list in ipairs { early, ops } do
+    for _, op in ipairs(list) do
+      assert(op:wait())
+    end
   end
   assert(all:join())
   result.requests, result.delays = requests - before, delays

@@ -474,6 +474,7 @@ function http.ask(scope, method, path, settings)
   settings = settings or {}
   local this, err = http.start(scope, method, path, settings)
   if not this then
+    loop.breathe(scope.link)
     return nil, err
   end
   local status, head, body = this:finish()

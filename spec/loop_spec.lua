@@ -72,6 +72,21 @@ for loop in pairs(RUN) do
       ]]))
     end)
 
+    it("whose requests fail at once again and again keeps nobody from anything", function()
+      assert.are.equal("true\n", script(loop, [[
+        local client = assert(lxd.connect { loop = LOOP })
+        local ticks = 0
+        start(function()
+          client:close()
+          while ticks < 5 and core.now() < began + 3 do assert(not client:request("GET", "/1.0")) end
+          print(ticks == 5)
+          os.exit(0)
+        end)
+        start(function() while true do lxd.sleep(0.005); ticks = ticks + 1 end end)
+        run()
+      ]]))
+    end)
+
     it("a wait where Lua can't suspend raises, and leaves nothing behind", function()
       assert.are.equal("false\nfalse\ntrue\ntrue\nover\n", script(loop, [[
         start(function()

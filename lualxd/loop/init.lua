@@ -25,6 +25,9 @@ local turning = false -- `turn` is under way; it reminds at its end
 local alarm -- what the poller was last told by `remind`
 local sentinel -- collected first when the Lua state closes, see `arm`
 
+local breathed = 0 -- when somebody last did, by core.now's clock
+
+local BREATH = 0.005 -- seconds for which others may be kept from their turn
 local DEFAULT_FLUSH = 30
 local FOREVER = math.huge
 
@@ -217,11 +220,14 @@ function loop.await(condition, deadline)
   return drive(condition, deadline)
 end
 
----Gives all others a turn, once: for whoever got an answer without having had to wait for it.
+---Gives all others a turn: for whoever got an answer without having had to wait for it. Not each time: in some loops
+---the shortest wait that lets everybody else run is a millisecond.
 ---@param link { loop: lualxd.adapter? }
 function loop.breathe(link)
-  if not forbidden and (tasks.running() or which.here(link.loop)) then
-    loop.await(loop.condition(link), core.now())
+  local now = core.now()
+  if now - breathed >= BREATH and not forbidden and (tasks.running() or which.here(link.loop)) then
+    breathed = now
+    loop.await(loop.condition(link), now)
   end
 end
 
