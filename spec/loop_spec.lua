@@ -102,6 +102,37 @@ for loop in pairs(RUN) do
     end)
 
     if loop == "cqueues" then
+      it("a scheduler that polls objects drives what was begun, by the client's pollable", function()
+        local name = server.name "p"
+        assert.are.equal("r\ntrue\nSuccess\nSuccess\nSuccess\ntrue\n", script(loop, string.format([[
+          local cqueues = require "cqueues"
+          local client = assert(lxd.connect { loop = "poll" }) -- of that scheduler nothing is known
+          local pollable = client.pollable
+          print(pollable:events())
+          print(pollable == client:project("default").pollable and pollable:pollfd() % 1 == 0)
+          start(function()
+            local names, steps = { "%s-1", "%s-2", "%s-3" }, 0
+            local function drive(ops)
+              for _, op in ipairs(ops) do
+                while op:status() == "Pending" do
+                  cqueues.poll(pollable, 5)
+                  pollable:step()
+                  steps = steps + 1
+                end
+              end
+            end
+            local ops = {}
+            for index, name in ipairs(names) do ops[index] = client.profiles:create { name = name } end
+            drive(ops)
+            for index, op in ipairs(ops) do print(op:status()) end
+            for index, name in ipairs(names) do ops[index] = client.profiles(name):delete() end
+            drive(ops)
+            print(took(0) and steps < 100)
+          end)
+          run()
+        ]], name, name, name)))
+      end)
+
       it("controllers inside of others end when nobody waits in them", function()
         assert.are.equal("true\n", script(loop, [[
           local longest = 0
