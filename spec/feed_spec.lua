@@ -121,6 +121,29 @@ describe("operations that are waited for at once", function()
     relay:stop()
   end)
 
+  it("may be over before the connection is back", function()
+    local relay = relays.start(server.socket)
+    local client = server.connect { socket = relay.socket, timeout = 5 }
+    listening(client)
+    local ops = begin(client, 6, "0.5")
+    lxd.run(function()
+      local waiting = lxd.spawn(lxd.wait_all, ops)
+      lxd.sleep(0.1)
+      relay:cut()
+      lxd.sleep(1)
+      for _, op in ipairs(ops) do
+        assert.are_not.equal("Success", op:status())
+      end
+      relay:mend()
+      local results = assert(waiting:join())
+      for index = 1, 6 do
+        assert.are.equal(0, results[index].metadata["return"])
+      end
+    end)
+    client:close()
+    relay:stop()
+  end)
+
   it("tell their progress by events", function()
     local client, requests = server.tracing()
     listening(client)

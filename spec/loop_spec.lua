@@ -109,7 +109,7 @@ for loop in pairs(RUN) do
           local client = assert(lxd.connect { loop = "poll" }) -- of that scheduler nothing is known
           local pollable = client.pollable
           print(pollable:events())
-          print(pollable == client:project("default").pollable and pollable:pollfd() % 1 == 0)
+          print(pollable == client:project("default").pollable and pollable:pollfd() %% 1 == 0)
           start(function()
             local names, steps = { "%s-1", "%s-2", "%s-3" }, 0
             local function drive(ops)
