@@ -164,7 +164,8 @@ end
 -- TERM, then KILL, then away with it: without anybody who waits, too, since one may as well read or write.
 local function keep_time(this)
   loop.start(function()
-    if loop.await(this.leaving, this.started + this.timeout) then
+    -- Who was kept from all news until then first takes what came meanwhile.
+    if loop.await(this.leaving, this.started + this.timeout) or loop.await(this.leaving, core.now()) or this.left then
       return
     end
     this.timed_out = true

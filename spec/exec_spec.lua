@@ -367,6 +367,9 @@ describe("instance:spawn", function()
     local process = assert(instance:spawn({ "sh", "-c", "echo all; exit 3" }, { timeout = 0.5 }))
     lxd.sleep(0.8)
     assert.are.same({ status = 3, stdout = "all\n", stderr = "" }, assert(process:wait()))
+    process = assert(instance:spawn({ "sh", "-c", "echo all; exit 3" }, { timeout = 0.5 }))
+    os.execute "sleep 1" -- nothing goes on meanwhile
+    assert.are.same({ status = 3, stdout = "all\n", stderr = "" }, assert(process:wait()))
   end)
 
   it("takes the command along when the script dies", function()
