@@ -162,9 +162,10 @@ local function up(link, this)
   for _, place in ipairs(line) do
     loop.fire(place)
   end
-  catch_up(link, this.since) -- what was said before was said to others
+  local since = this.since
+  catch_up(link, since) -- what was said before was said to others
   loop.start(function()
-    prove(link, this, this.since)
+    prove(link, this, since) -- of now: the task may begin when the connection has gone
   end)
 end
 

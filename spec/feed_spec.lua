@@ -299,3 +299,45 @@ describe("the operations of an imitation", function()
     assert.are.equal("not_found", rider.gone.kind)
   end)
 end)
+
+describe("the connection of events", function()
+  it("may be gone again before a task that it began has its turn", function()
+    local events, http = require "lualxd.events", require "lualxd.http"
+    local real = { start = events.start, next = events.next, stop = events.stop, ask = http.ask }
+    local met = 0
+    function events.start()
+      lxd.sleep(0.05)
+      return {}
+    end
+    function events.next(stream)
+      met = met + 1
+      if met == 1 then
+        stream.lost()
+      end
+      lxd.sleep(0.1)
+    end
+    function events.stop() end
+    function http.ask()
+      lxd.sleep(0)
+      return nil, { kind = "connect" }
+    end
+    local link = { riders = {}, line = {}, engine = true, has = function() return false end }
+    -- Each level drives the others in a coroutine of the script's, inside the one before.
+    local function nest(levels)
+      if levels == 0 then
+        feed.expect(link, "a", core.now(), "a")
+        feed.expect(link, "b", core.now(), "b")
+        lxd.sleep(0.1)
+        return
+      end
+      lxd.run(function()
+        coroutine.wrap(function() nest(levels - 1) end)()
+      end)
+    end
+    local ok, problem = pcall(nest, 40)
+    lxd.sleep(0.3) -- until the reader has ended
+    events.start, events.next, events.stop, http.ask = real.start, real.next, real.stop, real.ask
+    assert.is_true(ok, problem)
+    assert.are.equal(1, met)
+  end)
+end)
