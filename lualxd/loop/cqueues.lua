@@ -20,8 +20,13 @@ function adapter.which()
 end
 
 function adapter.wait(fd, timeout, attendant)
+  local readable = { pollfd = fd, events = "r" }
+  if not attendant then
+    cqueues.poll(readable, finite(timeout))
+    return
+  end
   attendant.bell = attendant.bell or condition.new()
-  cqueues.poll({ pollfd = fd, events = "r" }, attendant.bell, finite(timeout))
+  cqueues.poll(readable, attendant.bell, finite(timeout))
 end
 
 function adapter.call(attendant)
