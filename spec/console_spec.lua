@@ -5,12 +5,16 @@ local server = require "spec.support.lxd"
 
 local client, instance
 
-before_each(function()
-  client = server.connect()
+local function launch()
   local name = server.name "c"
   assert(client.containers:create { name = name, source = server.source }:wait())
   instance = client.containers(name)
   assert(instance:start():wait())
+end
+
+before_each(function()
+  client = server.connect()
+  launch()
 end)
 
 after_each(function()
@@ -84,25 +88,37 @@ describe("a console", function()
     end)
   end)
 
+  -- Has a console while the instance talks into it as fast as it can; nil where the instance ended.
+  local function visit(other)
+    local console, err = other.containers(instance.name):console()
+    if not console then
+      assert.are.equal("state", err.kind, tostring(err))
+      return nil
+    end
+    local talker = instance:spawn { "sh", "-c", "while :; do echo hello > /dev/console; done" }
+    local ok = lxd.run(function()
+      return talker and console:read() and console:write "typed\r"
+    end)
+    return ok, talker
+  end
+
   it("is left in order when its client is closed, and the server lives on", function()
-    for round = 1, 8 do
+    local ended = 0
+    for _ = 1, 8 do
       local other = server.connect()
-      local console, err = other.containers(instance.name):console()
-      if not console then
-        -- Now and then liblxc's monitor doesn't bear so much output, and the container ends with it (5.0.2, once in
-        -- some fifty rounds).
-        assert.is_true(round > 1 and instance:get().status == "Stopped", tostring(err))
-        other:close()
-        break
-      end
-      local talker = assert(instance:spawn { "sh", "-c", "while :; do echo hello > /dev/console; done" })
-      lxd.run(function()
-        assert(console:read())
-        assert(console:write "typed\r")
-      end)
+      local ok, talker = visit(other)
       other:close()
       assert.is_table(server.look "/1.0")
-      talker:signal "KILL"
+      if talker then
+        talker:signal "KILL"
+      end
+      if not ok then
+        -- Now and then liblxc's monitor doesn't bear so much output, and the container ends with it (5.0.2, once in
+        -- some hundred rounds); for a while it is then "busy", or in "Error", and can't be started.
+        ended = ended + 1
+        assert.is_true(ended <= 3, "the instance ended " .. ended .. " times")
+        launch()
+      end
     end
   end)
 
