@@ -30,27 +30,17 @@ function core.random(bytes) end
 ---@return boolean
 function core.is_socket(path) end
 
----Marks in a JSON text what lua-cjson 2.1.0 would lose: an empty array (outside strings) becomes
----`["<mark>"]`, an integer of more than 15 digits becomes `"<mark><digits>"`. A text without either is
----returned as it is, uncopied. Checks nothing: the decoder does.
+---Puts right, in place, what lua-cjson lost when it decoded a text. Arrays that are empty in the text get `array` as
+---metatable, integers of more than 15 digits become integers again (where Lua has no 64-bit integer they stay floats),
+---`null` goes (in arrays the rest moves up), floats of integral value up to 2^53 become integers where Lua has them. The
+---tree is as deep as lua-cjson let it be (1,000).
+---@param tree any what `decode` made of the text
 ---@param text string
----@param mark string without `"`, `\` and control characters
----@return string text
----@return boolean integers whether integers were marked
-function core.mark_json(text, mark) end
-
----The other half of `mark_json`: walks a decoded tree in place. Marked arrays become empty tables
----with `array` as metatable, marked integers integers (a float where Lua has no 64-bit integer),
----`null` goes (in arrays the rest moves up), floats of integral value up to 2^53 become
----integers where Lua has them. Other tables and their metatables are left alone. The tree is as deep as lua-cjson let it
----be (1,000), recursion is bounded by that and checks the Lua stack.
----@param tree any
----@param mark string
 ---@param array table the metatable of arrays
 ---@param null any what the decoder gives for null
----@param integers boolean? false: no string is a marked integer
+---@param decode fun(text: string): any the decoder
 ---@return any tree the same table, or the value that stands for it
-function core.restore_json(tree, mark, array, null, integers) end
+function core.restore_json(tree, text, array, null, decode) end
 
 ---@class lualxd.core.poller one descriptor for every socket and timer of a Lua state
 local poller = {}

@@ -1,7 +1,7 @@
 -- lua-cjson made lossless for LXD: what a GET gave can be PUT back unchanged. The two families of
 -- lua-cjson differ (2.1.0, Debian's, forgets which tables were arrays and prints 14 digits; the newer
--- one doesn't), so neither is asked: empty arrays and long integers are marked in the text before
--- it is decoded, and texts are written here, with keys sorted so that equal data is equal text.
+-- one doesn't), so neither is asked: the core looks for empty arrays, long integers and nulls in the text and puts the
+-- decoded tree right, and texts are written here, with keys sorted so that equal data is equal text.
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local cjson = require "cjson"
 local core = require "lualxd.core"
@@ -14,10 +14,6 @@ codec.decode_invalid_numbers(false)
 codec.encode_invalid_numbers(false)
 -- The newer family can be configured, process-wide in nginx, to give arrays their own metatable; a private
 -- instance has the defaults whatever others configured.
-
--- Printable, so that no escape can hide it, and not to be guessed by a server that would like its
--- string to be taken for an array.
-local MARK = "lualxd:" .. core.random(8) .. ":"
 
 ---The metatable of arrays: an empty table with it is written as `[]`.
 json.array_meta = { __name = "lualxd.array" }
@@ -33,12 +29,11 @@ end
 ---@return any value nil where the text is JSON's `null`
 ---@return string? message where it isn't JSON
 function json.decode(text)
-  local marked, integers = core.mark_json(text, MARK)
-  local ok, tree = pcall(decode, marked)
+  local ok, tree = pcall(decode, text)
   if not ok then
     return nil, (tostring(tree):gsub("^.-:%d+: ", ""))
   end
-  return core.restore_json(tree, MARK, json.array_meta, cjson.null, integers)
+  return core.restore_json(tree, text, json.array_meta, cjson.null, decode)
 end
 
 -- Fields that are arrays of LXD's (doc/rest-api.yaml), whose empty value a script may write as `{}`.
