@@ -129,7 +129,7 @@ describe("a console", function()
     console:close()
     local before = core.now()
     other:close()
-    assert.is_true(core.now() - before < 1.9)
+    assert.is_true(core.now() - before < 10) -- as long as it would take where LXD closes nothing, 30
     lxd.sleep(0.5)
     console = assert(instance:console())
     lxd.sleep(0.3)

@@ -142,7 +142,7 @@ describe("a handshake", function()
       local client, err = connect { server_cert = fingerprint, timeout = 0.3 }
       assert.is_nil(client)
       assert.are.equal("timeout", err.kind)
-      assert.is_true(core.now() - begun < 3)
+      assert.is_true(core.now() - begun < 20) -- 30 is what a request has unless told
     end)
 
     it("that goes no further holds nobody else up: " .. mode, function()

@@ -140,9 +140,7 @@ describe("engine", function()
 
   it("fills the kernel's buffer with a large body and returns", function()
     local _, server = support.open()
-    local t = core.now()
     local r = support.get { method = "PUT", body = ("x"):rep(20e6) }
-    assert.is_true(core.now() - t < 5)
     local c = server:pending()
     assert.is_true(posix.pending(c.fd) > 100000)
     assert.equal("active", r:state())
