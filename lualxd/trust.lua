@@ -94,10 +94,10 @@ function trust.open_token(text, tried)
   return token
 end
 
--- "2026-11-24T04:09:38.45Z" has passed by this machine's clock; Go's zero time means never.
+-- "2026-11-24T04:09:38.45Z" has passed by this machine's clock, or passes in this second; Go's zero time means never.
 local function has_passed(time)
   return time and not time:find("^0001%-") and time:find("^%d%d%d%d%-%d%d%-%d%dT%d%d:%d%d:%d%d.*Z$")
-    and time:sub(1, 19) < os.date("!%Y-%m-%dT%H:%M:%S")
+    and time:sub(1, 19) <= os.date("!%Y-%m-%dT%H:%M:%S")
 end
 
 local TOKEN = { name = "string", projects = "table", restricted = "boolean" }
