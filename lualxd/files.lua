@@ -209,7 +209,9 @@ local function send_pieces(change, this, next_piece)
   local core_request = this.request
   while true do
     local piece, problem = next_piece()
-    if piece == nil then
+    if piece ~= nil and type(piece) ~= "string" then
+      error("files: the function must return a string or nil, got " .. type(piece), 0)
+    elseif piece == nil then
       if problem then
         this:cancel()
         return nil, errors.new("failed", { tried = change.tried, message = tostring(problem) })

@@ -91,6 +91,13 @@ describe("files", function()
       error "no more"
     end):wait()
     assert.matches("no more", tostring(err))
+    for _, wrong in ipairs { 5, {} } do
+      _, err = files:write("/tmp/x", function()
+        return wrong
+      end):wait()
+      assert.are.equal("failed", err.kind)
+      assert.matches("must return a string or nil, got " .. type(wrong), tostring(err))
+    end
     assert.has_error(function()
       files:write("relative", "x")
     end)
