@@ -169,7 +169,9 @@ end
 
 local ATTRIBUTES = { uid = "integer", gid = "integer", mode = "integer|string" }
 
--- Options as LXD's headers, and as `stat` would tell them.
+local PERMISSIONS, ALL_BITS = 511, 4095 -- 0777, 07777
+
+-- Options as `stat` would tell them.
 local function attributes(settings, who)
   settings = options.check(settings, ATTRIBUTES, who, 3)
   local mode = settings.mode
@@ -179,25 +181,41 @@ local function attributes(settings, who)
     end
     mode = tonumber(mode, 8)
   end
-  local headers = {}
-  for _, name in ipairs { "uid", "gid" } do
-    if settings[name] then
-      headers[#headers + 1] = string.format("X-LXD-%s: %d", name, settings[name])
+  local wanted = { uid = settings.uid, gid = settings.gid, mode = mode }
+  for name, value in pairs(wanted) do
+    if value < 0 or name == "mode" and value > ALL_BITS then
+      error(string.format("%s: option '%s' can't be %.14g", who, name, value), 3)
     end
   end
-  if mode then
-    -- LXD takes a mode without the leading zero for a decimal number (shared/util.go).
-    headers[#headers + 1] = string.format("X-LXD-mode: %04o", mode)
-  end
-  return headers, { uid = settings.uid, gid = settings.gid, mode = mode }
+  return wanted
 end
 
-local function with(headers, ...)
-  local all = { ... }
-  for _, line in ipairs(headers) do
-    all[#all + 1] = line
+-- LXD takes a mode without a leading zero for a decimal number (shared/util.go).
+local FORMATS = { { "uid", "X-LXD-uid: %d" }, { "gid", "X-LXD-gid: %d" }, { "mode", "X-LXD-mode: 0%03o" } }
+
+-- They as LXD's headers, after others; which of them there are.
+local function headers_of(wanted, ...)
+  local headers, named = { ... }, {}
+  for _, row in ipairs(FORMATS) do
+    local name, form = row[1], row[2]
+    if wanted[name] then
+      headers[#headers + 1] = form:format(wanted[name])
+      named[#named + 1] = name
+    end
   end
-  return all
+  return headers, named
+end
+
+-- LXD sets the permission bits and drops the others without a word (5.0.2, tried); nor does it tell of them.
+local function settable(change, wanted)
+  if (wanted.mode or 0) <= PERMISSIONS then
+    return true
+  end
+  return nil, errors.new("unsupported", {
+    tried = change.tried,
+    message = "LXD sets no set-user-ID, set-group-ID and sticky bits",
+    hint = "chmod by instance:exec does",
+  })
 end
 
 local function nothing_to_tell()
@@ -278,18 +296,18 @@ local function differs(info, wanted)
 end
 
 -- LXD before `instances_files_modify_permissions` ignores owner and mode of a file that exists
--- (lxd#12724). Its only way to change them is to make the file anew.
+-- (lxd#12724). Its only way to change them is to make the file anew, with what it has and wasn't named.
 local function make_way(change, self, path, wanted)
   if next(wanted) == nil or self.node.scope.link.has("instances_files_modify_permissions") then
-    return true
+    return wanted
   end
   local info, err = self:stat(path)
   if not info then
-    return err.kind == "not_found", err.kind ~= "not_found" and err or nil
+    return err.kind == "not_found" and wanted or nil, err
   end
   local what = differs(info, wanted)
   if not what then
-    return true
+    return wanted
   elseif info.type ~= "file" or not self.node.scope.link.has("file_delete") then
     return nil, errors.new("unsupported", {
       tried = change.tried,
@@ -299,7 +317,10 @@ local function make_way(change, self, path, wanted)
   end
   local answer
   answer, err = change:ask("DELETE", self.node.path .. "/files", request(path))
-  return answer and true, err
+  if not answer then
+    return nil, err
+  end
+  return { uid = wanted.uid or info.uid, gid = wanted.gid or info.gid, mode = wanted.mode or info.mode }
 end
 
 ---Writes a file, new or over what is there; parent directories aren't made.
@@ -313,16 +334,21 @@ function methods:write(path, source, settings)
     error("files:write: source must be a string, a function or an open file, got "
       .. type(source), 2)
   end
-  local headers, wanted = attributes(settings, "files:write")
+  local wanted = attributes(settings, "files:write")
   local tried = in_instance(self, "write", path)
   return operation.start(self.node.scope, tried, function(change)
-    local ready, err = make_way(change, self, path, wanted)
-    if not ready then
+    local possible, err = settable(change, wanted)
+    if not possible then
       return nil, err
     end
-    headers = with(headers, "X-LXD-type: file", "X-LXD-write: overwrite")
-    if self.node.scope.link.has("instances_files_modify_permissions") then
-      headers[#headers + 1] = "X-LXD-modify-perm: uid,gid,mode"
+    local given
+    given, err = make_way(change, self, path, wanted)
+    if not given then
+      return nil, err
+    end
+    local headers, named = headers_of(given, "X-LXD-type: file", "X-LXD-write: overwrite")
+    if #named > 0 and self.node.scope.link.has("instances_files_modify_permissions") then
+      headers[#headers + 1] = "X-LXD-modify-perm: " .. table.concat(named, ",")
     end
     local answer
     answer, err = post(change, self, path, source, headers)
@@ -357,10 +383,15 @@ end
 
 -- What LXD makes of a POST without content.
 local function make(self, who, path, kind, body, settings)
-  local headers = attributes(settings, who)
+  local wanted = attributes(settings, who)
   local tried = in_instance(self, who, path)
   return operation.start(self.node.scope, tried, function(change)
-    local answer, err = post(change, self, path, body, with(headers, "X-LXD-type: " .. kind))
+    local possible, err = settable(change, wanted)
+    if not possible then
+      return nil, err
+    end
+    local answer
+    answer, err = post(change, self, path, body, headers_of(wanted, "X-LXD-type: " .. kind))
     return change:deliver(answer, err, nothing_to_tell)
   end)
 end

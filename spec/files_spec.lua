@@ -42,6 +42,34 @@ describe("files", function()
     assert.are.equal("file", info.type)
   end)
 
+  it("keep what isn't named when they are written anew", function()
+    assert(files:write("/etc/kept", "1", { uid = 5, gid = 6, mode = "0640" }):wait())
+    assert(files:write("/etc/kept", "2", { mode = "0600" }):wait())
+    assert.are.equal("600 5 6", inside 'stat -c "%a %u %g" /etc/kept')
+    assert(files:write("/etc/kept", "3", { uid = 7 }):wait())
+    assert.are.equal("600 7 6", inside 'stat -c "%a %u %g" /etc/kept')
+    assert(files:write("/etc/kept", "4"):wait())
+    assert.are.equal("600 7 6", inside 'stat -c "%a %u %g" /etc/kept')
+  end)
+
+  -- LXD drops these bits without a word.
+  it("are refused a mode that LXD can't set, before anything is changed", function()
+    for _, mode in ipairs { "4755", "1777", 1023 } do
+      local _, err = files:write("/etc/special", "x", { mode = mode }):wait()
+      assert.are.equal("unsupported", err.kind)
+      _, err = files:mkdir("/etc/special", { mode = mode }):wait()
+      assert.are.equal("unsupported", err.kind)
+    end
+    assert.are.equal("not_found", select(2, files:stat "/etc/special").kind)
+    assert(files:write("/etc/none", "x", { mode = 0 }):wait())
+    assert.are.equal("0", inside 'stat -c "%a" /etc/none')
+    for option, value in pairs { mode = -1, uid = -1, gid = -5 } do
+      assert.has_error(function()
+        files:write("/etc/special", "x", { [option] = value })
+      end, ("files:write: option '%s' can't be %d"):format(option, value))
+    end
+  end)
+
   it("go through whole, byte for byte, from a string, a function and a handle", function()
     local bytes = ""
     for i = 0, 255 do

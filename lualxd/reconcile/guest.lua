@@ -89,10 +89,11 @@ end
 
 local FILE = { content = "string", mode = "string", uid = "number", gid = "number" }
 
+-- LXD sets the permission bits only: no set-user-ID, set-group-ID or sticky bit.
 local function file_mode(value)
-  if type(value) == "string" and value:find("^0?[0-7][0-7][0-7][0-7]?$") then
+  if type(value) == "string" and value:find("^0?0?[0-7][0-7][0-7]$") then
     return tonumber(value, 8)
-  elseif type(value) == "number" and value % 1 == 0 and value >= 0 and value <= 4095 then
+  elseif type(value) == "number" and value % 1 == 0 and value >= 0 and value <= 511 then
     return math.floor(value)
   end
 end

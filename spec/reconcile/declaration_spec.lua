@@ -256,6 +256,8 @@ describe("fields", function()
       ["/a"] = { content = 5 } } })
     assert.matches("expected a mode like \"0644\", got 0999", container { files = {
       ["/a"] = { content = "", mode = "0999" } } })
+    assert.matches("expected a mode like \"0644\", got 4755", container { files = {
+      ["/a"] = { content = "", mode = "4755" } } })
     assert.matches("expected a number from 0 up", container { files = {
       ["/a"] = { content = "", uid = -1 } } })
     assert.matches("contents: unknown field; did you mean content", container { files = {
