@@ -18,7 +18,8 @@ local tree = {}
 -- One row a kind. `path`: below its parent. `one`: a single thing, for errors. `key`: the field that
 -- holds its name. `extension`: the API extension without which a server doesn't have it. `reads`: what can
 -- be read below an item. `items`, `collections`: more methods. `below`: kinds below an item.
--- `by_status`: the list comes as an object of lists.
+-- `by_status`: the list comes as an object of lists. `free`: names may have characters of which a list of URLs is no
+-- help: LXD 5.0.2 escapes some of them twice and some not at all. `bare`: old servers put the instance's name before.
 local KINDS = {
   containers = { path = "containers", one = "container", instance = true },
   instances = { path = "instances", one = "instance", instance = true, extension = "instances" },
@@ -26,14 +27,14 @@ local KINDS = {
     path = "virtual-machines", one = "virtual machine", instance = true,
     extension = "virtual-machines",
   },
-  snapshots = { path = "snapshots", one = "snapshot", dated = true },
-  backups = { path = "backups", one = "backup", dated = true, extension = "container_backup" },
-  profiles = { path = "profiles", one = "profile" },
+  snapshots = { path = "snapshots", one = "snapshot", dated = true, free = true, bare = true },
+  backups = { path = "backups", one = "backup", dated = true, bare = true, extension = "container_backup" },
+  profiles = { path = "profiles", one = "profile", free = true },
   images = {
     path = "images", one = "image", key = "fingerprint", collections = images.collection,
     properties = { aliases = "aliases" },
   },
-  aliases = { path = "aliases", one = "image alias" },
+  aliases = { path = "aliases", one = "image alias", free = true },
   networks = {
     path = "networks", one = "network", extension = "network",
     reads = { leases = "network_leases", state = "network_state" },
@@ -44,7 +45,7 @@ local KINDS = {
     reads = { resources = "resources" },
   },
   projects = {
-    path = "projects", one = "project", extension = "projects",
+    path = "projects", one = "project", extension = "projects", free = true,
     reads = { state = "project_usage" },
   },
   certificates = {
@@ -290,17 +291,24 @@ function collection:list(settings)
   return listing(self, settings, recursion > 0 and recursion or nil)
 end
 
+local function name_of(kind, entry)
+  if type(entry) == "string" then -- a URL
+    return options.unescape(entry:gsub("[?#].*", ""):match("([^/]*)$"))
+  end
+  local name = entry[kind.key]
+  return kind.bare and type(name) == "string" and name:match("([^/]*)$") or name
+end
+
 ---@return string[]? names
 ---@return lualxd.error? err
 function collection:names()
-  local list, err = listing(self, {})
+  local list, err = listing(self, {}, self.kind.free and 1 or nil)
   if not list then
     return nil, err
   end
   local names = json.array {}
-  for _, url in ipairs(list) do
-    names[#names + 1] = type(url) == "string"
-      and options.unescape(url:gsub("[?#].*", ""):match("([^/]*)$")) or nil
+  for _, entry in ipairs(list) do
+    names[#names + 1] = name_of(self.kind, entry)
   end
   return names
 end
@@ -313,12 +321,12 @@ function collection:each(settings)
   if not list then
     error(err, 2)
   end
-  local index, key = 0, self.kind.key
+  local index, kind = 0, self.kind
   return function()
     index = index + 1
     local data = list[index]
     if data then
-      return data[key], data
+      return name_of(kind, data), data
     end
   end
 end
