@@ -113,6 +113,7 @@ end
 ---@return lualxd.error? err
 function http.start(scope, method, path, settings)
   local link = scope.link
+  loop.admit(link)
   path = http.path(scope, path, settings.query)
   local change = not settings.reading and method ~= "GET" and method ~= "HEAD"
   local this = setmetatable({

@@ -186,6 +186,14 @@ describe("an item", function()
       lxd.sleep(0)
     end):wait()
     assert.matches("must not wait", tostring(err))
+    -- Whether the answer would have been there at once or not.
+    local engine, asked, under_way = client._scope.link.engine, nil, nil
+    assert(client.profiles "default":update(function()
+      local before = engine:count()
+      asked = pcall(client.get, client)
+      under_way = engine:count() - before
+    end):wait())
+    assert.are.same({ false, 0 }, { asked, under_way })
   end)
 
   it("is renamed and deleted", function()

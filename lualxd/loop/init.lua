@@ -197,6 +197,17 @@ function loop.without_waiting(why, f, ...)
   return restore(pcall(f, ...))
 end
 
+---Raises where the caller mustn't wait: before it is known whether it will have to, lest an answer that is there at
+---once let pass what then fails another time.
+---@param link { loop: lualxd.adapter? } of the client that is asked
+function loop.admit(link)
+  if forbidden then
+    error(forbidden, 0)
+  elseif not tasks.running() then
+    which.here(link.loop)
+  end
+end
+
 ---Waits until the condition is set: a task is suspended, a coroutine of a foreign loop waits in that loop,
 ---anything else drives.
 ---@param condition lualxd.condition
