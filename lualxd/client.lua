@@ -167,9 +167,10 @@ local REQUEST = {
 local function check_query(query)
   for name, value in pairs(query or {}) do
     local kind = type(value)
-    if type(name) ~= "string" or kind ~= "string" and kind ~= "number" and kind ~= "boolean" then
+    if type(name) ~= "string" or kind ~= "string" and kind ~= "number" and kind ~= "boolean"
+      or kind == "number" and value - value ~= 0 then -- NaN and the infinities aren't 0 then
       error("client:request: option 'query': " .. tostring(name)
-        .. " must be a name with a string, number or boolean", 3)
+        .. " must be a name with a string, a finite number or a boolean", 3)
     end
   end
 end

@@ -15,9 +15,13 @@ local IMPORT = {
 
 local PROGRESS_PERIOD = 0.2 -- seconds between two reports of an upload
 
+-- Properties as LXD wants them in a header.
 local function form(properties)
   local pairs_of = {}
   for name, value in pairs(json.as_strings({ properties = properties }).properties) do
+    if type(name) ~= "string" or type(value) ~= "string" then
+      error(tostring(name) .. " must be a name with a string, number or boolean", 0)
+    end
     pairs_of[#pairs_of + 1] = options.escape(name) .. "=" .. options.escape(value)
   end
   table.sort(pairs_of)
@@ -38,7 +42,7 @@ local function multipart(source)
   }, "Content-Type: multipart/form-data; boundary=" .. boundary
 end
 
-local function upload(change, source, settings)
+local function upload(change, source, settings, properties)
   local body, content_type
   if type(source) == "table" then
     body, content_type = multipart(source)
@@ -46,8 +50,8 @@ local function upload(change, source, settings)
     body, content_type = { { path = source } }, "Content-Type: application/octet-stream"
   end
   local headers = { content_type, "X-LXD-public: " .. (settings.public and "true" or "false") }
-  if settings.properties then
-    headers[#headers + 1] = "X-LXD-properties: " .. form(settings.properties)
+  if properties ~= "" then
+    headers[#headers + 1] = "X-LXD-properties: " .. properties
   end
   if type(source) == "string" then
     headers[#headers + 1] = "X-LXD-filename: " .. options.escape(source:match("[^/]*$"))
@@ -112,12 +116,16 @@ function images.collection:import(source, settings)
   else
     options.argument(source, "string", "import: path")
   end
+  local fine, properties = pcall(form, settings.properties or {})
+  if not fine then
+    error("import: option 'properties': " .. properties, 2)
+  end
   local name = type(source) == "table" and source.rootfs or source
   local op = operation.start(self.scope, "import image " .. name, function(change)
     if settings.progress then
       change.watchers = { settings.progress }
     end
-    local answer, err, digest = upload(change, source, settings)
+    local answer, err, digest = upload(change, source, settings, properties)
     local path = "/1.0/images/" .. (digest or "")
     local data
     data, err = change:finish(answer, err, outcome.exists(self.scope, path, change.tried))

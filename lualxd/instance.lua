@@ -86,6 +86,16 @@ function instance.item:restore(snapshot, settings)
   end)
 end
 
+-- What is to be sent; raises at the caller for what JSON can't hold.
+local function checked(who, data)
+  local ok, strings = pcall(json.as_strings, data)
+  local fine, problem = pcall(json.encode, strings)
+  if not ok or not fine then
+    error(who .. ": " .. (ok and problem or strings), 3)
+  end
+  return strings
+end
+
 local COPY = {
   snapshot = "string", config = "table", devices = "table", profiles = "table",
   description = "string", ephemeral = "boolean", instance_only = "boolean", project = "string",
@@ -102,7 +112,7 @@ function instance.item:copy(name, settings)
   settings = options.check(settings, COPY, "copy")
   local what = "copy " .. self.kind.one .. " " .. self.name
   local source = settings.snapshot and self.name .. "/" .. settings.snapshot or self.name
-  local request = json.as_strings {
+  local request = checked("copy", {
     name = name,
     config = settings.config,
     devices = settings.devices,
@@ -117,8 +127,7 @@ function instance.item:copy(name, settings)
       -- LXD takes a missing `live` for true and then wants CRIU for a running source.
       live = false,
     },
-  }
-  json.encode(request) -- raises here, at the caller, for what JSON can't hold
+  })
   local scope = settings.project
     and { link = self.scope.link, project = settings.project, target = self.scope.target }
     or self.scope
@@ -187,7 +196,7 @@ local PUBLISH = {
 function instance.item:publish(settings)
   settings = options.check(settings, PUBLISH, "publish")
   local what = "publish " .. self.kind.one .. " " .. self.name
-  local body = json.encode(json.as_strings {
+  local body = json.encode(checked("publish", {
     public = settings.public,
     properties = settings.properties,
     compression_algorithm = settings.compression_algorithm,
@@ -196,7 +205,7 @@ function instance.item:publish(settings)
       type = settings.snapshot and "snapshot" or "container",
       name = settings.snapshot and self.name .. "/" .. settings.snapshot or self.name,
     },
-  })
+  }))
   return operation.start(self.scope, what, function(change)
     return change:send("POST", "/1.0/images", { json = body }, outcome.unknown(what))
   end)

@@ -5,6 +5,7 @@
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local cjson = require "cjson"
 local core = require "lualxd.core"
+local options = require "lualxd.options"
 
 local json = {}
 
@@ -22,6 +23,9 @@ json.array_meta = { __name = "lualxd.array" }
 ---@param list table? a sequence
 ---@return table list the same table
 function json.array(list)
+  if list ~= nil and type(list) ~= "table" then
+    error("lxd.array: list must be a table, got " .. type(list), 2)
+  end
   return setmetatable(list or {}, json.array_meta)
 end
 
@@ -47,26 +51,27 @@ end
 -- Maps whose keys are anybody's: nothing below them is known by name.
 local MAPS = { config = true, devices = true, environment = true, properties = true }
 
-local function number(value)
-  if value ~= value or value == math.huge or value == -math.huge then
-    error("a number that JSON can't write: " .. tostring(value), 0)
-  end
-  if math.type and math.type(value) == "integer" then
-    return string.format("%d", value)
-  elseif value % 1 == 0 and value >= -2 ^ 63 and value < 2 ^ 63 then
-    return string.format("%.0f", value)
-  end
-  return (string.format("%.17g", value):gsub(",", "."))
-end
-
----The text of a number as LXD wants it in `config` and the like: no fraction where it is integral.
+---The text of a number as LXD wants it in `config` and the like: no fraction where it is integral. Raises (without a
+---position) for what is no finite number.
 ---@param value number
 ---@return string
 function json.number_text(value)
-  if (math.type and math.type(value) == "integer") or value % 1 == 0 then
-    return number(value)
+  if math.type and math.type(value) == "integer" then
+    return string.format("%d", value)
+  elseif value ~= value or value == math.huge or value == -math.huge then
+    error("a number that JSON can't write: " .. tostring(value), 0)
+  elseif value % 1 == 0 then
+    return string.format("%.0f", value + 0.0) -- which makes 0 of -0
   end
   return (string.format("%.14g", value):gsub(",", "."))
+end
+
+local function number(value)
+  local text = json.number_text(value)
+  if value % 1 == 0 and value >= -2 ^ 63 and value < 2 ^ 63 then
+    return text
+  end
+  return (string.format("%.17g", value):gsub(",", "."))
 end
 
 -- The length of a sequence; nil for anything else, an empty table too.
@@ -76,6 +81,20 @@ local function sequence(value)
     count = count + 1
   end
   return count > 0 and count == #value and count or nil
+end
+
+-- What isn't UTF-8 Go would take for other characters, and say nothing.
+local function text(value)
+  if not options.is_utf8(value) then
+    error("a text that is not UTF-8 can't be written as JSON", 0)
+  end
+  return codec.encode(value)
+end
+
+local function check_depth(depth)
+  if depth > 200 then
+    error("data too deep for JSON, or in a cycle", 0)
+  end
 end
 
 local write
@@ -106,7 +125,7 @@ local function write_map(map, out, depth, free)
   table.sort(names)
   out[#out + 1] = "{"
   for index, name in ipairs(names) do
-    out[#out + 1] = (index > 1 and "," or "") .. codec.encode(name) .. ":"
+    out[#out + 1] = (index > 1 and "," or "") .. text(name) .. ":"
     write(map[original[name]], out, depth + 1, not free and name or nil, free or MAPS[name])
   end
   out[#out + 1] = "}"
@@ -115,7 +134,7 @@ end
 function write(value, out, depth, name, free)
   local kind = type(value)
   if kind == "string" then
-    out[#out + 1] = codec.encode(value)
+    out[#out + 1] = text(value)
   elseif kind == "number" then
     out[#out + 1] = number(value)
   elseif kind == "boolean" then
@@ -123,9 +142,7 @@ function write(value, out, depth, name, free)
   elseif kind == "nil" or value == cjson.null then
     out[#out + 1] = "null"
   elseif kind == "table" then
-    if depth > 200 then
-      error("data too deep for JSON, or in a cycle", 0)
-    end
+    check_depth(depth)
     local length = sequence(value)
     if length or getmetatable(value) == json.array_meta then
       write_array(value, length or 0, out, depth, free)
@@ -149,15 +166,16 @@ function json.encode(value)
   return table.concat(out)
 end
 
-local function stringify(value)
+local function stringify(value, depth)
   if type(value) == "number" then
     return json.number_text(value)
   elseif type(value) == "boolean" then
     return tostring(value)
   elseif type(value) == "table" and value ~= cjson.null then
+    check_depth(depth)
     local copy = setmetatable({}, getmetatable(value))
     for key, inner in pairs(value) do
-      copy[key] = stringify(inner)
+      copy[key] = stringify(inner, depth + 1)
     end
     return copy
   end
@@ -174,7 +192,7 @@ function json.as_strings(data)
   end
   local copy = setmetatable({}, getmetatable(data))
   for key, value in pairs(data) do
-    copy[key] = MAPS[key] and stringify(value) or value
+    copy[key] = MAPS[key] and stringify(value, 0) or value
   end
   return copy
 end

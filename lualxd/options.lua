@@ -120,7 +120,9 @@ local SEQUENCES = {
   "^\244[\128-\143][\128-\191][\128-\191]",
 }
 
-local function is_utf8(text)
+---@param text string
+---@return boolean
+function options.is_utf8(text)
   local at = text:find("[\128-\255]")
   while at do
     local _, stop
@@ -147,7 +149,7 @@ function options.problem(value)
   if kind == "string" then
     if value:find("\0", 1, true) then
       return "has a NUL character in it"
-    elseif not is_utf8(value) then
+    elseif not options.is_utf8(value) then
       return "is not UTF-8"
     end
   elseif kind == "number" then

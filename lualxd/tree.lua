@@ -188,7 +188,7 @@ end
 ---@param data table
 ---@return lualxd.operation
 function item:patch(data)
-  options.argument(data, "table", "patch: data")
+  encoded(self, data, "patch")
   return edit(self, tried("update", self), editing.merger(data))
 end
 

@@ -70,13 +70,19 @@ describe("json", function()
       config = { ["boot.autostart"] = "true", ["limits.cpu"] = "2", ["limits.x"] = "2", y = "0.5" },
       devices = { root = { size = "10", type = "disk" } },
     }, data)
+    assert.are.same({ properties = { zero = "0", large = "18446744073709551616" } },
+      json.as_strings { properties = { zero = -0.0, large = 2 ^ 64 } })
+    assert.are.equal("[0]", json.encode { -0.0 })
   end)
 
   it("refuses what JSON can't hold", function()
     local cycle = {}
     cycle.cycle = cycle
-    for _, value in ipairs { cycle, { print }, { 0 / 0 }, { math.huge }, { [{}] = 1 } } do
+    for _, value in ipairs { cycle, { print }, { "\255" }, { ["\195"] = 1 }, { 0 / 0 }, { math.huge }, { [{}] = 1 } } do
       assert.is_false(pcall(json.encode, value))
+    end
+    for _, value in ipairs { 0 / 0, math.huge, -math.huge, cycle } do
+      assert.is_false(pcall(json.as_strings, { config = { value } }))
     end
   end)
 

@@ -177,6 +177,25 @@ describe("an item", function()
     assert.is_true(client.profiles(name):exists())
   end)
 
+  it("raises for data that can't be sent, whichever way", function()
+    local item = client.profiles "default"
+    local cycle = {}
+    cycle.x = cycle
+    for _, config in ipairs { { x = print }, { x = 0 / 0 }, { x = "\255" }, cycle } do
+      assert.error_matches(function() client.profiles:create { name = "x", config = config } end, "^[^\n]*create: ")
+      assert.error_matches(function() item:put { config = config } end, "^[^\n]*put: ")
+      assert.error_matches(function() item:patch { config = config } end, "^[^\n]*patch: ")
+      assert.error_matches(function() client.containers "x":copy("y", { config = config }) end, "^[^\n]*copy: ")
+      assert.error_matches(function() client.containers "x":publish { properties = config } end, "^[^\n]*publish: ")
+    end
+    for _, properties in ipairs { { x = print }, { x = 0 / 0 }, { x = {} }, { "x" } } do
+      assert.error_matches(function() client.images:import("/x", { properties = properties }) end,
+        "^[^\n]*import: option 'properties'")
+    end
+    assert.error_matches(function() client:request("GET", "/1.0", { query = { x = 0 / 0 } }) end, "option 'query': x ")
+    assert.error_matches(function() lxd.array "x" end, "lxd.array: list must be a table")
+  end)
+
   it("fails an update whose function raises or waits", function()
     local _, err = client.profiles "default":update(function()
       error "no, thanks"
