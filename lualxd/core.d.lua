@@ -212,6 +212,10 @@ function request:write(bytes, from) end
 ---@return boolean
 function request:is_open() end
 
+---Of a WebSocket: whether the server has said anything on it yet, be it a ping. That it did is news.
+---@return boolean
+function request:heard() end
+
 ---Of the first message that came over an `upgrade`, what there is of it, taken out. A message is text or binary as a
 ---whole; it may come in several pieces, of which the last may be empty. News come when there is more.
 ---@return string? bytes nil: nothing, for now, or for good once the state is `done`

@@ -12,6 +12,11 @@ local events = {}
 -- Seconds between two attempts to connect again: the first follows at once, each pause is twice the one before.
 local FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2
 
+-- LXD (5.0.2, lxd/events.go) says that the connection is there a moment before it listens for it, and what happens in
+-- between it tells nobody. The first thing that it does when it listens is to ping (AddListener, lxd/events/events.go);
+-- one that doesn't ping, as old ones, listens after so many seconds.
+local SETTLING = 1
+
 local LONGEST_MESSAGE = 16 * 1024 * 1024 -- bytes; more is no event of any LXD
 
 -- What a server that is coming back answers.
@@ -61,6 +66,7 @@ local function connect(this)
     socket:close()
     return nil, err
   end
+  socket:hear(core.now() + SETTLING)
   return true
 end
 
@@ -157,7 +163,7 @@ function events.stop(this)
   end
 end
 
----Follows events; waits until it is connected. LXD (5.0.2, lxd/events.go) says so a moment before it listens.
+---Follows events; waits until the server listens for what happens.
 ---@param scope lualxd.scope
 ---@param query table
 ---@return lualxd.listener?
@@ -173,7 +179,7 @@ end
 
 local OPTIONS = { types = "table", all_projects = "boolean" }
 
----Follows what happens on the server, from now on; waits until it is connected.
+---Follows what happens on the server, from now on: all that happens after this has returned.
 ---@param client lualxd.client what happens in its project
 ---@param settings { types: string[]?, all_projects: boolean? }? `types`: `operation`, `lifecycle`, `logging`; all
 ---unless told

@@ -20,14 +20,8 @@ local LOOKING = 4
 -- Seconds after which an operation of which no event came is looked at: to be sure.
 feed.LOOK = 60
 
--- LXD (5.0.2, lxd/events.go) says that the connection is there a moment before it listens for it, and what happens in
--- between it tells nobody. So many seconds later it is known when the first event came, and what began before it and
--- was not heard of since is looked at.
-feed.SETTLING = 1
-
 ---@class lualxd.feed
----@field since number? when the connection came about, later when the first event came; nil while there is none
----@field first number? when the first event came on this connection
+---@field since number? since when the connection tells of what happens; nil while there is none
 ---@field ends table<string, table> the last REMEMBERED operations that ended and that nobody had heard of
 ---@field ring string[] their ids
 ---@field at integer
@@ -81,7 +75,6 @@ local function tell(link, rider, data)
 end
 
 local function deliver(link, this, data)
-  this.first = this.first or core.now()
   local id = data.id
   if type(id) ~= "string" then
     return
@@ -145,28 +138,15 @@ local function catch_up(link, time)
   end
 end
 
--- What is known since the connection is there is in fact known since its first event.
-local function prove(link, this, since)
-  if loop.await(this.ended, since + feed.SETTLING) or this.since ~= since then
-    return
-  end
-  this.since = this.first or core.now()
-  catch_up(link, this.since)
-end
-
 local function up(link, this)
-  this.since, this.first = core.now(), nil
+  this.since = core.now()
   -- Those who stand in line for a connection need none now.
   local line = link.line
   link.line = {}
   for _, place in ipairs(line) do
     loop.fire(place)
   end
-  local since = this.since
-  catch_up(link, since) -- what was said before was said to others
-  loop.start(function()
-    prove(link, this, since) -- of now: the task may begin when the connection has gone
-  end)
+  catch_up(link, this.since) -- what was said before was said to others
 end
 
 -- Whoever listens must find out otherwise.

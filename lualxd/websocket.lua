@@ -84,6 +84,13 @@ function methods:ready()
   return true
 end
 
+---Waits until the server has said anything at all on it, be it a ping, or until a deadline.
+---@param deadline number of core.now()'s clock
+function methods:hear(deadline)
+  local request = self.request
+  while not request:heard() and request:state() ~= "done" and self:await(deadline) do end -- luacheck: ignore 542
+end
+
 ---What there is of the next message, without waiting.
 ---@return string? bytes nil: nothing, for now, or for good
 ---@return "text"|"binary"|nil kind

@@ -36,11 +36,12 @@ describe("a script that is absent for longer than LXD waits", function()
       os.execute("sleep " .. SECONDS)
 
       assert(lxd.wait_all(ops))
-      local late, gaps = server.name "p", 0
-      local creation = client.profiles:create { name = late }
+      -- What happened before comes, then that there was more, then what happens now.
+      local late, creation, gaps = server.name "p", nil, 0
       for event in stream:each() do
         if event.type == "gap" then
           gaps = gaps + 1
+          creation = client.profiles:create { name = late }
         elseif event.metadata.source:find(late, 1, true) then
           stream:close()
         end

@@ -1,4 +1,5 @@
 -- What happens on a real LXD, as it happens; and connections that are lost, through a relay that cuts them.
+local imitation = require "spec.support.imitation"
 local lxd = require "lualxd"
 local relays = require "spec.support.relay"
 local server = require "spec.support.lxd"
@@ -97,9 +98,7 @@ describe("events", function()
     local here = assert(client:events { types = { "lifecycle" } })
     local there = assert(client:project(project):events { types = { "lifecycle" } })
     local all = assert(client:events { types = { "lifecycle" }, all_projects = true })
-    -- LXD says that a stream is there a moment before it listens for it, and sends each event by itself: two that are
-    -- close may come in either order (5.0.2, lxd/events).
-    lxd.sleep(0.1)
+    -- LXD sends each event by itself: two that are close may come in either order (5.0.2, lxd/events).
     local inside = client:project(project).profiles(name)
     assert(client:project(project).profiles:create { name = name }:wait())
     assert(inside:delete():wait())
@@ -244,6 +243,46 @@ describe("events of a connection that is lost", function()
       assert.are.equal("protocol", err.kind)
       assert.matches("not an event", tostring(err))
     end
+  end))
+end)
+
+-- LXD says that a stream is there a moment before it listens for it.
+describe("events of a server that listens later than it says", function()
+  local imitated, other
+
+  before_each(function()
+    imitated = imitation.start { mode = "operations", events = true }
+    imitated:events { late = 0.5 }
+    other = assert(lxd.connect { socket = imitated.socket })
+  end)
+
+  after_each(function()
+    other:close()
+    imitated:stop()
+  end)
+
+  local function create(name)
+    return other.containers:create { name = name, source = server.source }
+  end
+
+  it("are those of all that begins when the stream is there", in_task(function()
+    local stream = assert(other:events())
+    local op = create "c1"
+    assert.are.equal("operation", next_event(stream).type)
+    stream:close()
+    imitated:finish()
+    assert(op:wait())
+  end))
+
+  it("are those of all that begins when a gap is told", in_task(function()
+    local stream = assert(other:events())
+    imitated:events { late = 0.5, cut = true }
+    assert.are.equal("gap", next_event(stream).type)
+    local op = create "c1"
+    assert.are.equal("operation", next_event(stream).type)
+    stream:close()
+    imitated:finish()
+    assert(op:wait())
   end))
 end)
 

@@ -46,6 +46,7 @@ struct lxd_websocket {
     size_t room, first, count;
     bool final, control, ping;      /* of the frame under way */
     bool masked;                    /* a frame is about to be sent */
+    bool heard;                     /* a frame has come, be it a ping */
     size_t pongs;                   /* owed: pings that were read, less the pongs that were sent */
     int64_t budget;                 /* bytes that this drive may still read */
     rest rest;
@@ -260,6 +261,8 @@ static void on_frame_end(wslay_event_context_ptr events, void *arg)
     lxd_request *r = arg;
     message *last = last_message(r->ws);
     if (r->ws->ping) r->ws->pongs++;
+    if (!r->ws->heard) note(r);
+    r->ws->heard = true;
     if (r->ws->control || r->ws->no_memory || !r->ws->final || !last) return;
     last->final = true;
     note(r);
@@ -609,10 +612,16 @@ static int l_is_open(lua_State *L)
     return 1;
 }
 
+static int l_heard(lua_State *L)
+{
+    lua_pushboolean(L, check(L)->ws->heard);
+    return 1;
+}
+
 void lxd_websocket_methods(lua_State *L)
 {
     static const luaL_Reg methods[] = {
-        {"receive", l_receive}, {"send", l_send}, {"is_open", l_is_open}, {NULL, NULL},
+        {"receive", l_receive}, {"send", l_send}, {"is_open", l_is_open}, {"heard", l_heard}, {NULL, NULL},
     };
     for (const luaL_Reg *m = methods; m->name; m++) {
         lua_pushcfunction(L, m->func);

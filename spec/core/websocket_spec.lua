@@ -205,6 +205,23 @@ describe("a WebSocket", function()
     assert.equal("unread", (message(r)))
   end)
 
+  it("tells whether anything was said yet, be it a ping", function()
+    local r, c = open()
+    local news = {}
+    support.poller:step(news)
+    assert.is_false(r:heard())
+    c:send(frame(PING, "keepalive"))
+    support.until_(function()
+      for index = 1, support.poller:step(news) do
+        if news[index] == r:id() then
+          return true
+        end
+      end
+    end)
+    assert.is_true(r:heard())
+    assert.is_nil(r:receive())
+  end)
+
   it("ends when the peer closes, with a closing frame or without; what has come is there to be read", function()
     local r, c = open()
     c:send(frame(TEXT, "last") .. frame(CLOSE, "\3\232"))

@@ -82,9 +82,10 @@ function Imitation:finish(options)
   return self:command(command)
 end
 
----Tells no events, or does again.
-function Imitation:mute(on)
-  return self:command { ["do"] = "mute", on = on }
+---How it tells events from now on: `late` seconds after it has said that it does, with `pings` unless that is false;
+---`cut`: those who listen now have to come again.
+function Imitation:events(options)
+  return self:command { ["do"] = "events", late = options.late, pings = options.pings, cut = options.cut }
 end
 
 ---Drops operations as LXD does 5 s after their end.
