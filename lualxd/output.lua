@@ -133,14 +133,13 @@ end
 ---@param this table the process
 ---@param stream lualxd.output
 ---@param holder any
-function output.pump(this, stream, holder)
+---@param killed function? is called when what runs the function was killed
+function output.pump(this, stream, holder, killed)
   if stream.pumped then
     return
   end
   stream.pumped = true
-  -- The script's own functions may use the loop that the script is in.
-  local begin = stream.sink and loop.fork or loop.start
-  begin(function()
+  local function run()
     local held = holder -- luacheck: ignore 211
     for bytes in function() return output.next(this, stream) end do
       if not stream.sink then
@@ -155,7 +154,12 @@ function output.pump(this, stream, holder)
       end
     end
     loop.fire(stream.done)
-  end, stream.sink and this.scope.link)
+  end
+  if stream.sink then
+    loop.fork(run, killed, this.scope.link) -- the script's own functions may use the loop that the script is in
+  else
+    loop.start(run)
+  end
 end
 
 return output

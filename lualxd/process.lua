@@ -96,7 +96,7 @@ local function pour(this, source)
   end_input(this)
 end
 
-local function start_feeding(this, source, holder)
+local function start_feeding(this, source, holder, killed)
   loop.fork(function()
     local held = holder -- luacheck: ignore 211
     local ok, problem = pcall(pour, this, source)
@@ -104,7 +104,7 @@ local function start_feeding(this, source, holder)
       this.problem = this.problem or { problem }
       kill(this)
     end
-  end, this.scope.link)
+  end, killed, this.scope.link)
 end
 
 ----------------------------------------------------------------------------------------------------
@@ -139,6 +139,13 @@ local function abandoned(this)
     if not condition.set and not (condition.waiters and condition.waiters[1]) then
       drop(this)
     end
+  end
+end
+
+-- What is done when what runs one of the script's functions was killed.
+local function killed(this)
+  return function()
+    drop(this)
   end
 end
 
@@ -249,11 +256,11 @@ function process.start(node, argv, settings, who)
   local self = handle(this)
   for _, stream in pairs(this.streams) do
     if stream.sink then
-      output.pump(this, stream, self)
+      output.pump(this, stream, self, killed(this))
     end
   end
   if settings.stdin then
-    start_feeding(this, settings.stdin, type(settings.stdin) ~= "string" and self)
+    start_feeding(this, settings.stdin, type(settings.stdin) ~= "string" and self, killed(this))
   elseif who == "exec" and not settings.tty then
     end_input(this)
   end

@@ -22,26 +22,39 @@ local function pack(...)
   return { n = select("#", ...), ... }
 end
 
--- A task of a group: the group has ended when its last task has.
+-- A task has ended: its group has when the last one has.
+local function over(this, ok, ...)
+  local group = this.group
+  if ok then
+    this.results = pack(...)
+  else
+    this.failed, this.problem = true, (...)
+    group.failures[#group.failures + 1] = this
+  end
+  loop.fire(this.ended)
+  group.count = group.count - 1
+  if group.count == 0 then
+    loop.fire(group.ended)
+  end
+end
+
+-- Made by a function that has returned when that may be killed: in nginx one's own variables go with it.
+local function killed(this)
+  return function()
+    over(this, false, errors.new("cancelled", {
+      tried = "task", message = "it was killed, together with the request that it ran in",
+    }))
+  end
+end
+
 local function start(group, f, ...)
   local arguments = pack(...)
   local this = setmetatable({ ended = loop.condition(), group = group, joined = false }, meta)
   group.count = group.count + 1
   loop.fork(function()
     groups[loop.identity()] = group
-    local outcome = pack(pcall(f, unpack(arguments, 1, arguments.n)))
-    if outcome[1] then
-      this.results = pack(unpack(outcome, 2, outcome.n))
-    else
-      this.failed, this.problem = true, outcome[2]
-      group.failures[#group.failures + 1] = this
-    end
-    loop.fire(this.ended)
-    group.count = group.count - 1
-    if group.count == 0 then
-      loop.fire(group.ended)
-    end
-  end)
+    over(this, pcall(f, unpack(arguments, 1, arguments.n)))
+  end, killed(this))
   return this
 end
 

@@ -133,6 +133,12 @@ http {
         ngx.say(table.concat(names, " "))
       }
     }
+    location = /lua {
+      content_by_lua_block {
+        ngx.req.read_body()
+        assert(loadstring(ngx.req.get_body_data()))()
+      }
+    }
     location = /create {
       content_by_lua_block {
         client.profiles:create { name = ngx.var.arg_name }
@@ -150,6 +156,11 @@ end
 
 local function get(path, more)
   return shell("curl -s %s --unix-socket %s/http 'http://nginx/%s'", more or "-m 20", work, path)
+end
+
+-- What a request says that runs this.
+local function run(code)
+  return (get("lua", "-m 20 --data-binary '" .. code .. "'"))
 end
 
 -- In the background, into a file.
@@ -175,6 +186,17 @@ local function eventually(what, f)
     os.execute "sleep 0.05"
   end
   error(what .. " didn't happen in 10 s; nginx says:\n" .. log():sub(-2000))
+end
+
+-- Aborts a request that runs this, once it has set `at_work`; `shared` is nginx's, too.
+local function abort(code)
+  run "at_work = nil"
+  local curl = shell("curl -s --unix-socket %s/http http://nginx/lua --data-binary '%s' >/dev/null 2>&1 & echo $!",
+    work, code)
+  eventually("the beginning", function()
+    return run "ngx.say(at_work)" == "true\n"
+  end)
+  shell("kill %s", curl:match "%d+")
 end
 
 local function workers()
@@ -298,6 +320,47 @@ describe("in nginx", function()
     os.execute "sleep 0.4"
     assert.are.equal("0\n", (get("second")))
   end)
+
+  for what, code in pairs {
+    ["waits for LXD"] = "lxd.sleep(60)",
+    ["waits for nginx"] = "ngx.sleep(60)",
+    ["ends it itself"] = "ngx.sleep(0.1) ngx.exit(200)",
+  } do
+    it("who joins a task of another request, which " .. what .. ", is told that it was aborted", function()
+      abort("lxd.run(function() shared = lxd.spawn(function() at_work = true " .. code .. " end) shared:join() end)")
+      assert.are.equal("cancelled: task: it was killed, together with the request that it ran in\n", run [[
+        local ok, err = pcall(shared.join, shared)
+        ngx.say(err.kind, ": ", tostring(err))
+      ]])
+    end)
+  end
+
+  it("a task that ends its request at once disturbs nobody", function()
+    for _ = 1, 50 do
+      run "lxd.run(function() ngx.exit(200) end)"
+      run "lxd.sleep(0.01)"
+    end
+    assert.are.equal("slept\n", run [[ lxd.sleep(0.5) ngx.say "slept" ]])
+    assert.is_nil(log():match "[^\n]*entry thread aborted[^\n]*")
+  end)
+
+  for what, options in pairs {
+    output = "stdout = hold",
+    input = "stdin = hold",
+  } do
+    it("who waits for a command whose " .. what .. " an aborted request handled is told so", function()
+      abort(string.format([[
+        local function hold() at_work = shared ~= nil ngx.sleep(0.01) return hold() end
+        shared = nil
+        shared = client.containers "%s":spawn({ "sh", "-c", "echo; cat" }, { %s })
+        shared:wait()
+      ]], instance, options))
+      assert.matches("^cancelled: .*who waited for its input or output was killed", run [[
+        local result, err = shared:wait()
+        ngx.say(err.kind, ": ", tostring(err))
+      ]])
+    end)
+  end
 
   it("as many timers as nginx allows may wait at once", function()
     assert.are.equal("256\n", (get "timers"))

@@ -21,11 +21,11 @@ local foreign = {}
 ---@field park (fun(waiter: table, timeout: number))? suspends until `wake`; where it is missing, a descriptor is waited
 ---for
 ---@field wake (fun(waiter: table): boolean?)? of a waiter that is parked; true: by the attendant's next `wait`
----@field thread (fun(f: function))? runs a function as a coroutine of the loop
+---@field thread (fun(f: function, this: table))? runs a function as a coroutine of the loop; `this` is for `gone`
 ---@field attend (fun(f: function): boolean)? runs a function that drives as a coroutine that belongs to nobody; false:
 ---it can't now
 ---@field which (fun(): any)? of several loops of this kind, the one that the caller is in
----@field gone (fun(waiter: table): boolean)? whether a parked waiter was killed
+---@field gone (fun(this: table): boolean)? whether a parked waiter, or a `thread` that hasn't ended, was killed
 ---@field flows boolean? work goes on in this loop when whoever began it has ended
 ---@field watch number? seconds after which the attendant looks up at the latest
 ---@field linger number? seconds that it stays when there is nothing to do
@@ -128,6 +128,37 @@ local function left_until(deadline)
 end
 
 ----------------------------------------------------------------------------------------------------
+-- Coroutines of a loop that kills some
+
+local forked = {} -- those that haven't ended
+
+---Runs a function as a coroutine of the loop.
+---@param adapter lualxd.adapter
+---@param f function must not raise
+---@param killed function is called when the coroutine is known to be killed before its end
+function foreign.fork(adapter, f, killed)
+  if not adapter.gone then
+    adapter.thread(f)
+    return
+  end
+  local this = { adapter = adapter, killed = killed, fired = false }
+  forked[this] = true
+  adapter.thread(function()
+    f()
+    forked[this] = nil
+  end, this)
+end
+
+local function bury_forked()
+  for this in pairs(forked) do
+    if this.adapter.gone(this) then
+      forked[this] = nil
+      this.killed()
+    end
+  end
+end
+
+----------------------------------------------------------------------------------------------------
 -- With an attendant
 
 -- Seconds without a sign of life after which an attendant that looks up regularly counts as dead.
@@ -146,6 +177,7 @@ end
 
 -- Those who were killed wait no more.
 local function bury(this, adapter)
+  bury_forked()
   local gone = adapter.gone or is_dead
   for waiter in pairs(this.waiters) do
     -- Also one who was woken and killed before it ran.
@@ -303,6 +335,7 @@ end
 local function wait_by_turns(loop, waiter, deadline)
   local ok, problem
   repeat
+    bury_forked()
     local left = left_until(deadline)
     if not driver or driver == waiter or is_dead(driver) then
       ok, problem = drive(loop, waiter, left)

@@ -285,11 +285,12 @@ end
 ---Runs a script's function beside the caller: in a foreign loop as one of that loop's own coroutines, so that it may
 ---use that loop; otherwise as a task.
 ---@param f function must not raise
+---@param killed function is called when that loop has killed it before its end
 ---@param link { loop: lualxd.adapter? }? the client's
-function loop.fork(f, link)
+function loop.fork(f, killed, link)
   local adapter = not tasks.running() and which.here(link and link.loop)
   if adapter and adapter.thread then
-    adapter.thread(f)
+    foreign.fork(adapter, f, killed)
   else
     loop.start(f)
   end

@@ -73,13 +73,22 @@ function adapter.wake(this)
   this.bell:post()
 end
 
--- Whoever waits for a semaphore is counted, as minus one, until it is killed.
+-- Whoever waits for a semaphore is counted, as minus one, until it is killed. For a thread that may be doing anything
+-- another one waits, which nginx kills at the same time: with the request.
 function adapter.gone(this)
   return this.bell and this.bell:count() == (this.fired and 1 or 0)
 end
 
-function adapter.thread(f)
-  ngx.thread.spawn(f)
+function adapter.thread(f, this)
+  local bell = assert(semaphore.new())
+  this.bell = bell
+  ngx.thread.spawn(function()
+    while not bell:wait(LONGEST) do end -- luacheck: ignore 542
+  end)
+  ngx.thread.spawn(function()
+    f()
+    bell:post()
+  end)
 end
 
 function adapter.attend(f)
