@@ -362,6 +362,19 @@ describe("in nginx", function()
     end)
   end
 
+  it("tasks that have ended are nothing to a request that goes on", function()
+    assert.are.equal("true\n", run [[
+      local function size()
+        for _ = 1, 3000 do lxd.map({ 1, 2, 3, 4 }, function() return true end) end
+        lxd.sleep(0.1)
+        for _ = 1, 3 do collectgarbage() end
+        return collectgarbage "count"
+      end
+      local before = size()
+      ngx.say(size() - before < 1000)
+    ]])
+  end)
+
   it("as many timers as nginx allows may wait at once", function()
     assert.are.equal("256\n", (get "timers"))
   end)

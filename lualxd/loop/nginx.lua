@@ -79,16 +79,19 @@ function adapter.gone(this)
   return this.bell and this.bell:count() == (this.fired and 1 or 0)
 end
 
+-- What began a thread keeps it when it has ended, as long as that goes on itself. So a third begins them, and ends.
 function adapter.thread(f, this)
   local bell = assert(semaphore.new())
   this.bell = bell
-  ngx.thread.spawn(function()
-    while not bell:wait(LONGEST) do end -- luacheck: ignore 542
-  end)
-  ngx.thread.spawn(function()
-    f()
-    bell:post()
-  end)
+  ngx.thread.wait(ngx.thread.spawn(function()
+    ngx.thread.spawn(function()
+      while not bell:wait(LONGEST) do end -- luacheck: ignore 542
+    end)
+    ngx.thread.spawn(function()
+      f()
+      bell:post()
+    end)
+  end))
 end
 
 function adapter.attend(f)
