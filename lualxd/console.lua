@@ -23,6 +23,10 @@ end
 -- Seconds. Who is quiet is told by nobody that the terminal has gone, and so never closes the control.
 local PATIENCE = 1
 
+-- Those that haven't been let go. To do that takes a while, so what it is done with mustn't be collected together with
+-- the handle, or with the client.
+local attached = {} -- luacheck: ignore 241
+
 -- The terminal first, the control when LXD has closed it: 5.0 (lxd/instance_console.go) writes to the terminal when the
 -- control has gone, and the whole daemon dies where it was still writing output there ("concurrent write to websocket
 -- connection", tried).
@@ -32,7 +36,7 @@ local function let_go(this)
   end
   this.closed = true
   local link = this.scope.link
-  link.orderly[this] = nil
+  attached[this], link.orderly[this] = nil, nil
   local parting = loop.condition(link)
   link.parting[this.path] = parting
   this.terminal:close()
@@ -83,7 +87,7 @@ function console.open(node, settings)
     return nil, err
   end
   this.terminal, this.control = sockets["0"], sockets.control
-  this.scope.link.orderly[this] = let_go
+  attached[this], this.scope.link.orderly[this] = true, let_go
   local self = setmetatable({ _console = this }, meta)
   self._collected = loop.on_collect(function()
     let_go(this)

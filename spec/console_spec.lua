@@ -144,6 +144,23 @@ describe("a console", function()
     end)
   end)
 
+  it("is let go when nobody has it any more, nor its client", function()
+    local function attach(to)
+      assert(to.containers(instance.name):console())
+    end
+    local function collect()
+      for _ = 1, 4 do
+        collectgarbage()
+      end
+      lxd.sleep(1.2) -- that takes a while
+    end
+    for _, whose in ipairs { client, false } do
+      attach(whose or server.connect())
+      collect()
+      assert(instance:console()):close()
+    end
+  end)
+
   it("has an empty log where the instance was never started", function()
     local fresh = server.name "c"
     assert(client.containers:create { name = fresh, source = server.source }:wait())
