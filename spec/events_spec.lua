@@ -169,6 +169,7 @@ describe("events", function()
     local ok, err = waiting:join()
     assert.is_false(ok)
     assert.are.equal("cancelled", err.kind)
+    assert.matches("the client was closed", tostring(err))
   end))
 
   it("take their connection along when nobody has them any more", function()

@@ -463,7 +463,7 @@ void lxd_engine_close(lxd_engine *e)
     lxd_poller *p = e->poller;
     if (!p) return;
     lxd_poller_fork(p);
-    end_all(e, LXD_CANCELLED, "cancelled");
+    end_all(e, LXD_CANCELLED, "the client was closed");
     lxd_poller_settle(p);
     if (e->prev) e->prev->next = e->next;
     else p->engines = e->next;
