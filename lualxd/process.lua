@@ -132,11 +132,10 @@ local function drop(this)
   end
 end
 
--- What is done when one who waits for this was killed: another who waits for the same goes on, also where it has had
--- the news already and waits for more.
+-- What is done when the last who waits for this was killed, unless another has had the news already and waits for more.
 local function abandoned(this)
   return function(condition)
-    if not condition.set and not (condition.waiters and condition.waiters[1]) then
+    if not condition.set then
       drop(this)
     end
   end

@@ -9,7 +9,7 @@ local options = require "lualxd.options"
 local websocket = {}
 
 ---@class lualxd.websocket
----@field abandoned fun(condition: lualxd.condition)? called when one who waited here is known to be killed
+---@field abandoned fun(condition: lualxd.condition)? called when the last who waited here is known to be killed
 local methods = {}
 local meta = { __name = "lualxd.websocket", __index = methods }
 

@@ -390,6 +390,27 @@ describe("in nginx", function()
     assert.is_true(cpu_switches() - before < 3) -- nobody looks for news any more
   end)
 
+  it("what somebody still waits for isn't given up when another who waited for it is killed", function()
+    assert.are.equal("kept\nfired\ngiven up\n", run [[
+      local loop, given_up = require "lualxd.loop", false
+      local function wait_for(condition)
+        condition.abandoned = function() given_up = true end
+        return function() loop.await(condition) end
+      end
+      local function killed(f)
+        ngx.thread.kill(ngx.thread.spawn(f))
+        lxd.sleep(1)
+        return given_up and "given up" or "kept"
+      end
+      local condition = loop.condition()
+      local other = ngx.thread.spawn(wait_for(condition))
+      ngx.say(killed(wait_for(condition)))
+      loop.fire(condition)
+      ngx.say(ngx.thread.wait(other) and "fired")
+      ngx.say(killed(wait_for(loop.condition())))
+    ]])
+  end)
+
   it("the waiter can be reached by its own process alone", function()
     get "content"
     local worker = workers()

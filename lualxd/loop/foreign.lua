@@ -185,7 +185,7 @@ local function bury(this, adapter)
       this.waiters[waiter] = nil
       leave(waiter)
       local condition = waiter.condition
-      if condition.abandoned then
+      if condition.abandoned and not (condition.waiters and condition.waiters[1]) then
         condition:abandoned()
       end
     end

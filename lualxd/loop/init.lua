@@ -35,7 +35,7 @@ local FOREVER = math.huge
 ---@field set boolean
 ---@field link { loop: lualxd.adapter? }? of a client that was told which loop it is in
 ---@field waiters table[]? who is parked on it: tasks, and waiters in foreign loops
----@field abandoned fun(self)? called when one who waited for it in a foreign loop is known to be killed
+---@field abandoned fun(self)? called when the last who waited for it, in a foreign loop, is known to be killed
 
 ---@param link { loop: lualxd.adapter? }? the client's that it is about
 ---@return lualxd.condition
