@@ -73,7 +73,7 @@ http {
       content_by_lua_block {
         local core = require "lualxd.core"
         local began = core.now()
-        while core.now() - began < 1.5 do lxd.sleep(0) end
+        while core.now() - began < 3 do lxd.sleep(0) end
         ngx.say "turned"
       }
     }
@@ -264,25 +264,26 @@ describe("in nginx", function()
 
   it("others are served while some wait", function()
     for i = 1, 20 do
-      begin("exec?name=" .. instance .. "&c=sleep%202", "wait." .. i)
+      begin("exec?name=" .. instance .. "&c=sleep%204", "wait." .. i)
     end
     os.execute "sleep 0.3"
-    local before = core.now()
     for _ = 1, 20 do
       assert.are.equal("default\n", (get "content"))
     end
-    assert.is_true(core.now() - before < 1.5)
+    local function over()
+      return (shell("cat %s/wait.* 2>/dev/null | grep -c '^0'", work):match "%d+")
+    end
+    assert.are.equal("0", over())
     eventually("the end of the waits", function()
-      return shell("cat %s/wait.* 2>/dev/null | grep -c '^0'", work):match "^20"
+      return over() == "20"
     end)
   end)
 
   it("others are served while one sleeps for no time again and again", function()
     begin("turns", "turns")
     os.execute "sleep 0.2"
-    local before = core.now()
     assert.are.equal("default\n", (get "content"))
-    assert.is_true(core.now() - before < 0.8)
+    assert.is_nil(shell("cat %s/turns", work):match "turned")
     eventually("the end of the turns", function()
       return shell("cat %s/turns", work):match "^turned"
     end)
@@ -458,7 +459,7 @@ print("tried", tried)
     get "content"
     local before = core.now()
     shell("kill -QUIT %s; while kill -0 %s 2>/dev/null; do sleep 0.02; done", pid, pid)
-    assert.is_true(core.now() - before < 3)
+    assert.is_true(core.now() - before < 15) -- some requests above sleep for a minute
     assert.are.equal("", (shell("ls %s/tmp", work)))
     local text = log():gsub("[^\n]*lua_max_running_timers are not enough[^\n]*", "") -- as many as nginx allows, above
     assert.is_nil(text:match "%[alert%][^\n]*" or text:match "exited on signal[^\n]*")
