@@ -204,34 +204,51 @@ local function close_stream(this)
   return status, not status and head or nil
 end
 
--- The body of an answer piece by piece: to a function, or to be taken by the caller.
-local function stream_body(this, sink)
-  if type(sink) ~= "boolean" then
-    local piece = read_piece(this)
-    while piece do
-      local fine, problem = pcall(sink, piece)
-      if not fine then
-        this:cancel()
-        error(problem, 0)
-      end
-      piece = read_piece(this)
+-- The body of an answer piece by piece to a function.
+local function pour_body(this, sink)
+  local piece = read_piece(this)
+  while piece do
+    local fine, problem = pcall(sink, piece)
+    if not fine then
+      this:cancel()
+      error(problem, 0)
     end
-    local ok, err = close_stream(this)
-    return ok and true, err
+    piece = read_piece(this)
   end
-  local over
+  return close_stream(this)
+end
+
+-- The body of an answer to be taken piece by piece: what gives the next one, and what gives the rest up.
+local function body_of(this)
+  local over, reading
+  local function close()
+    if over then
+      return
+    end
+    over = {}
+    if reading then
+      this.request:cancel() -- who reads is told
+    else
+      this:cancel()
+    end
+  end
   return function()
     if over then
       return nil, over.err
     end
+    reading = true
     local piece = read_piece(this)
-    if not piece then
+    reading = false
+    if over then
+      this:cancel()
+      return nil
+    elseif not piece then
       local _, err = close_stream(this)
       over = { err = err }
       return nil, err
     end
     return piece
-  end
+  end, close
 end
 
 local function collect(this)
@@ -253,11 +270,13 @@ local function ask_stream(scope, method, path, settings, sink)
   end
   local status, head = this.request:head()
   if status and status < 400 then
-    local body, problem = stream_body(this, sink)
-    if not body then
-      return nil, problem
+    local answer = { status = status, head = head }
+    if sink == true then
+      answer.body, answer.close = body_of(this)
+      return answer
     end
-    return { status = status, head = head, body = body ~= true and body or nil }
+    local ok, problem = pour_body(this, sink)
+    return ok and answer, problem
   end
   local body = status and collect(this) or nil
   status, head = this:finish()
@@ -273,7 +292,8 @@ end
 ---@param settings table? `query`, `headers`: tables; `body`: a string; `json`: any value, sent as
 ---JSON; `timeout`: seconds without progress; `stream`: a function is called with each piece of the
 ---body; with `true` the response's `body` is a function that gives the next piece, nil (and an
----error, if it ended badly) at the end
+---error, if it ended badly) at the end, and `close` is to be called where that isn't read to the end: until
+---then, or until it is collected, it has a connection for itself
 ---@return table? response `status`, `headers` (names in lower case), `body`, `json`, `operation` of a 202
 ---@return lualxd.error? err also of a 4xx and 5xx
 function methods:request(method, path, settings)
@@ -320,6 +340,7 @@ function methods:request(method, path, settings)
     status = answer.status,
     headers = http.headers(answer.head),
     body = answer.body,
+    close = answer.close,
     json = answer.envelope,
   }
   if answer.async then

@@ -1,4 +1,5 @@
 -- Files and images against a real LXD, checked by `lxc exec`.
+local imitation = require "spec.support.imitation"
 local server = require "spec.support.lxd"
 local lxd = require "lualxd"
 
@@ -147,6 +148,37 @@ describe("files", function()
     collectgarbage()
     collectgarbage()
     assert.are.equal(0, (client._scope.link.engine:count()))
+  end)
+
+  it("stream until the one who reads has enough", function()
+    assert(files:write("/tmp/enough", ("y"):rep(8000000)):wait())
+    local path = "/1.0/containers/" .. name .. "/files"
+    local response = assert(client:request("GET", path, { query = { path = "/tmp/enough" }, stream = true }))
+    assert(response.body())
+    response:close()
+    assert.are.equal(0, (client._scope.link.engine:count()))
+    assert.is_nil((response.body()))
+    response:close()
+    assert.are.equal("default", assert(client.profiles "default":get()).name)
+  end)
+
+  it("stream until somebody else has enough", function()
+    local served = imitation.start()
+    finally(function()
+      served:stop()
+    end)
+    served:rules { path = "/slow", steps = {
+      { bytes = "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nfirst" }, { gate = "never" },
+    } }
+    local other = assert(lxd.connect { socket = served.socket })
+    lxd.run(function()
+      local response = assert(other:request("GET", "/1.0/slow", { stream = true }))
+      assert.are.equal("first", response.body())
+      local reader = lxd.spawn(response.body)
+      response:close()
+      assert.is_nil(reader:join())
+    end)
+    other:close()
   end)
 
   it("stream as the body of any request", function()
