@@ -1,5 +1,6 @@
 -- The ends of all operations of a server on one connection: its operation events, read by one task for whoever waits
--- on this client. A connection of its own pays as soon as two wait at once; it goes when nobody waits any more.
+-- on this client. A connection of its own pays as soon as two wait at once, or one for long; it goes when nobody waits
+-- any more.
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local core = require "lualxd.core"
 local events = require "lualxd.events"
@@ -16,6 +17,10 @@ local REMEMBERED = 512
 
 -- So many requests at once look at what may have been missed.
 local LOOKING = 4
+
+-- Seconds after which one that is alone is listened for, too: perhaps nobody waits, and 5 s after its end LXD has
+-- forgotten it.
+feed.ALONE = 3
 
 -- Seconds after which an operation of which no event came is looked at: to be sure.
 feed.LOOK = 60
@@ -246,6 +251,13 @@ function feed.expect(link, id, sent, tried)
       end)
     elseif several(link.riders) then
       want(link)
+    else
+      loop.start(function()
+        loop.sleep(feed.ALONE)
+        if link.riders[id] == rider then
+          want(link)
+        end
+      end)
     end
   end
   return rider

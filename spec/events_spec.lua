@@ -262,28 +262,23 @@ describe("events of a server that listens later than it says", function()
     imitated:stop()
   end)
 
-  local function create(name)
-    return other.containers:create { name = name, source = server.source }
-  end
-
-  it("are those of all that begins when the stream is there", in_task(function()
-    local stream = assert(other:events())
-    local op = create "c1"
+  local function tells(stream)
+    local op = other.containers:create { name = "c1", source = server.source }
     assert.are.equal("operation", next_event(stream).type)
     stream:close()
     imitated:finish()
     assert(op:wait())
+  end
+
+  it("are those of all that begins when the stream is there", in_task(function()
+    tells(assert(other:events()))
   end))
 
   it("are those of all that begins when a gap is told", in_task(function()
     local stream = assert(other:events())
     imitated:events { late = 0.5, cut = true }
     assert.are.equal("gap", next_event(stream).type)
-    local op = create "c1"
-    assert.are.equal("operation", next_event(stream).type)
-    stream:close()
-    imitated:finish()
-    assert(op:wait())
+    tells(stream)
   end))
 end)
 

@@ -277,6 +277,22 @@ describe("the operations of an imitation", function()
     end)
   end)
 
+  it("are listened for after a while, though it is only one and nobody waits", function()
+    local alone = feed.ALONE
+    feed.ALONE = 0.2
+    finally(function()
+      feed.ALONE = alone
+    end)
+    local op = create(1)
+    eventually(function()
+      return feed.since(client._scope.link)
+    end)
+    imitated:finish()
+    eventually(function()
+      return op:status() == "Success"
+    end)
+  end)
+
   it("are told by a server that doesn't ping, too", function()
     imitated:events { pings = false }
     local ops = { create(1), create(2) }
