@@ -74,15 +74,10 @@ function console.open(node, settings)
   if parting then
     loop.await(parting) -- until then our last one is the one that may
   end
-  local answer, err = websocket.begin(this, node.path .. "/console",
-    json.encode { type = "console", width = settings.width or 80, height = settings.height or 24 })
-  if not answer then
-    return nil, err
-  end
+  local body = json.encode { type = "console", width = settings.width or 80, height = settings.height or 24 }
   -- The control comes first: 5.0 waits for it no longer once it has the other, and dies when that ends without it
   -- (lxd/instance_console.go).
-  local sockets
-  sockets, err = websocket.of_operation(this, { { "control" }, { "0" } })
+  local sockets, err = websocket.open(this, node.path .. "/console", body, { { "control" }, { "0" } })
   if not sockets then
     return nil, err
   end

@@ -88,6 +88,8 @@ function link.open(place, settings)
     extensions = {},
     waits = 0, -- connections that hold a `/wait`
     line = {}, -- who would like to
+    openings = 0, -- commands and consoles whose WebSockets are being opened
+    openers = {}, -- who would like to
     riders = setmetatable({}, { __mode = "v" }), -- operations that aren't known to have ended, by id
     feed = nil, -- the events of operations, while listened to
     orderly = setmetatable({}, { __mode = "k" }), -- what must end before the connections do -> how it is ended

@@ -112,10 +112,6 @@ end
 
 -- The control comes first. LXD starts the command when the others are there (it waits 5 s for them,
 -- lxd/instance_exec.go), and a short one would be over before; and it is what kills a command whose script has died.
-local function open_sockets(this)
-  return websocket.of_operation(this, { { "control" }, this.tty and { "0" } or { "0", "1", "2" } })
-end
-
 local function close_all(this)
   for _, socket in pairs(this.sockets) do
     socket:close()
@@ -235,13 +231,11 @@ function process.start(node, argv, settings, who)
         message = "the server lacks the API extension " .. extension })
     end
   end
-  local answer, err = websocket.begin(this, node.path .. "/exec", command.body(words, settings))
-  if not answer then
-    return nil, err
-  end
-  this.rider = feed.expect(scope.link, this.first.id, answer.sent, this.tried)
-  local sockets
-  sockets, err = open_sockets(this)
+  local sockets, err = websocket.open(this, node.path .. "/exec", command.body(words, settings),
+    { { "control" }, this.tty and { "0" } or { "0", "1", "2" } }, function(answer)
+      this.rider = feed.expect(scope.link, this.first.id, answer.sent, this.tried)
+      this.rider.asked = true -- as soon as the control has ended
+    end)
   if not sockets then
     return nil, err
   end

@@ -152,13 +152,8 @@ function methods:close()
   end
 end
 
----Asks for an operation that talks by WebSockets.
----@param this { scope: lualxd.scope, tried: string } gets `first`, the operation, and `request`
----@param path string
----@param body string JSON
----@return lualxd.answer? answer
----@return lualxd.error? err
-function websocket.begin(this, path, body)
+-- Asks for an operation that talks by WebSockets.
+local function begin(this, path, body)
   local answer, err = http.ask(this.scope, "POST", path, { json = body, tried = this.tried })
   if not answer then
     return nil, err
@@ -197,23 +192,80 @@ local function connect(this, sockets, names)
   end
 end
 
----The WebSockets of an operation, all or none.
----@param this { scope: lualxd.scope, first: table, tried: string, request: string? } `first`: the operation
----@param stages string[][] their names; those of a stage are there before the next one's are asked for
----@return table<string, lualxd.websocket>? sockets by name
----@return lualxd.error? err
-function websocket.of_operation(this, stages)
+local function close_all(sockets)
+  for _, socket in pairs(sockets) do
+    socket:close()
+  end
+end
+
+local function open(this, path, body, stages, begun)
+  local answer, err = begin(this, path, body)
+  if not answer then
+    return nil, err
+  elseif begun then
+    begun(answer)
+  end
   local sockets = {}
   for _, names in ipairs(stages) do
-    local err = connect(this, sockets, names)
+    err = connect(this, sockets, names)
     if err then
-      for _, socket in pairs(sockets) do
-        socket:close()
-      end
+      close_all(sockets)
       return nil, err
     end
   end
   return sockets
+end
+
+-- LXD gives up a command whose WebSockets aren't all connected within 5 s (lxd/instance_exec.go). So no more are opened
+-- at a time than there may be requests; the others stand in line.
+local function take_turn(link)
+  while link.openings >= link.connections do
+    local place = loop.condition(link)
+    table.insert(link.openers, place)
+    loop.await(place)
+  end
+  link.openings = link.openings + 1
+end
+
+local function leave_turn(link)
+  link.openings = link.openings - 1
+  local place = table.remove(link.openers, 1)
+  if place then
+    loop.fire(place)
+  end
+end
+
+---Has an operation made that talks by WebSockets, and connects them: all or none.
+---@param this { scope: lualxd.scope, tried: string } gets `first`, the operation, and `request`
+---@param path string
+---@param body string JSON
+---@param stages string[][] their names; those of a stage are there before the next one's are asked for
+---@param begun fun(answer: lualxd.answer)? is called when the operation is there
+---@return table<string, lualxd.websocket>? sockets by name
+---@return lualxd.error? err
+function websocket.open(this, path, body, stages, begun)
+  local link = this.scope.link
+  loop.admit(link)
+  local opened, killed = loop.condition(link), false
+  function opened.abandoned()
+    killed = true
+  end
+  local ok, sockets, err
+  -- In a task: who waits may be killed, and would keep its turn.
+  loop.start(function()
+    take_turn(link)
+    ok, sockets, err = pcall(open, this, path, body, stages, begun)
+    leave_turn(link)
+    if killed and ok and sockets then
+      close_all(sockets)
+    end
+    loop.fire(opened)
+  end)
+  loop.await(opened)
+  if not ok then
+    error(sockets, 0)
+  end
+  return sockets, err
 end
 
 return websocket

@@ -555,6 +555,35 @@ describe("an answer that can't be", function()
     fake:stop()
   end)
 
+  -- Of those that LXD gives 5 s to be connected.
+  it("that doesn't come holds up whoever would be too many", function()
+    fake:rules(
+      { method = "POST", path = "/exec$", async = { id = "a", status_code = 103, metadata = {
+        fds = { control = "a", ["0"] = "b", ["1"] = "c", ["2"] = "d" } } } },
+      { path = "/websocket", when = "head", steps = { { gate = "late" }, { close = true } } })
+    local function begun()
+      local count = 0
+      for _, request in ipairs((fake:record())) do
+        count = count + (request.method == "POST" and 1 or 0)
+      end
+      return count
+    end
+    lxd.run(function()
+      local all = lxd.spawn(lxd.map, { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 }, function()
+        return other.containers "x":exec { "true" }
+      end, { parallel = 12 })
+      local deadline = core.now() + 20
+      repeat
+        lxd.sleep(0.1)
+      until begun() >= 8 or core.now() > deadline
+      lxd.sleep(0.2)
+      assert.are.equal(8, begun())
+      fake:release "late"
+      assert.matches("^12 of 12 failed", tostring(select(2, all:join())))
+      assert.are.equal(12, begun())
+    end)
+  end)
+
   for title, answer in pairs {
     ["no operation, but a result"] = { sync = { id = "a" } },
     ["no operation, but nothing"] = { sync = json.null },
