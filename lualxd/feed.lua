@@ -1,6 +1,5 @@
 -- The ends of all operations of a server on one connection: its operation events, read by one task for whoever waits
--- on this client. A connection of its own pays as soon as two wait at once, or one for long; it goes when nobody waits
--- any more.
+-- on this client. A connection of its own pays as soon as two wait at once; it goes when nobody waits any more.
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local core = require "lualxd.core"
 local events = require "lualxd.events"
@@ -18,7 +17,7 @@ local REMEMBERED = 512
 -- So many requests at once look at what may have been missed.
 local LOOKING = 4
 
--- Seconds after which one that is alone is listened for, too: perhaps nobody waits, and 5 s after its end LXD has
+-- Seconds after which one that is alone and that nobody asks for is listened for, too: 5 s after its end LXD has
 -- forgotten it.
 feed.ALONE = 3
 
@@ -41,6 +40,7 @@ feed.LOOK = 60
 ---@field data table? what the server said last
 ---@field over table? what it said of the end
 ---@field gone lualxd.error? it wasn't there any more
+---@field asked boolean? somebody asks for it, or will where no news come
 
 ---@param operation any
 ---@return boolean
@@ -228,6 +228,19 @@ local function several(set)
   return one ~= nil and next(set, one) ~= nil
 end
 
+---Has an operation listened to in time that nobody asks for.
+---@param link lualxd.link
+---@param id string
+function feed.attend(link, id)
+  loop.start(function()
+    loop.sleep(feed.ALONE)
+    local rider = link.riders[id]
+    if rider and not rider.asked then
+      want(link)
+    end
+  end)
+end
+
 ---Listens for an operation that has been begun, whether somebody waits or not: LXD forgets its end after 5 s.
 ---@param link lualxd.link
 ---@param id string
@@ -252,12 +265,7 @@ function feed.expect(link, id, sent, tried)
     elseif several(link.riders) then
       want(link)
     else
-      loop.start(function()
-        loop.sleep(feed.ALONE)
-        if link.riders[id] == rider then
-          want(link)
-        end
-      end)
+      feed.attend(link, id)
     end
   end
   return rider

@@ -159,9 +159,13 @@ function follow.operation(scope, first, settings)
     watch_progress({ link = link }, path, settings)
   end
   local silent_since
+  rider.asked = true
   local function over(data, err, final)
+    rider.asked = false
     if final then
       feed.leave(link, rider)
+    else
+      feed.attend(link, rider.id)
     end
     return data, err, final
   end

@@ -123,14 +123,14 @@ describe("operations that are waited for at once", function()
 
   it("may be over before the connection is back", function()
     local relay = relays.start(server.socket)
-    local client = server.connect { socket = relay.socket, timeout = 5 }
+    local client = server.connect { socket = relay.socket, timeout = 15 }
     listening(client)
-    local ops = begin(client, 6, "0.5")
+    local ops = begin(client, 6, "2")
     lxd.run(function()
       local waiting = lxd.spawn(lxd.wait_all, ops)
       lxd.sleep(0.1)
       relay:cut()
-      lxd.sleep(1)
+      lxd.sleep(2.5)
       for _, op in ipairs(ops) do
         assert.are_not.equal("Success", op:status())
       end
