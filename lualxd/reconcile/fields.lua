@@ -115,11 +115,14 @@ function type_of.devices(this, path, devices)
     if words.name(device) == "unset" then
       put(this, { path = here, field = "devices", device = name, word = "unset" })
     elseif check.expect(this, here, device, "table") then
+      local typed = type(device.type) == "string" and device or nil
       for _, key in ipairs(check.names_of(this, here, device)) do
         local leaf = { path = here .. "." .. key, field = "devices", device = name, key = key,
-          value = effects.device_value(device, key) }
-        if key == "type" and type(device.type) ~= "string" or device.type == "" then
+          value = effects.device_value(typed, key) }
+        if key == "type" and not typed then
           this.fail(leaf.path, "expected a string, got " .. check.say(device.type))
+        elseif key == "type" and device.type == "" then
+          this.fail(leaf.path, "is empty")
         else
           add(this, leaf, device[key])
         end

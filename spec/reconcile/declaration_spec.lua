@@ -204,8 +204,11 @@ describe("fields", function()
     assert.matches("config: expected a table, got lxd.auto", container { config = words.auto })
     assert.matches("devices.root: expected a table, got string",
       container { devices = { root = "disk" } })
-    assert.matches("devices.root.type: expected a string", container { devices = {
-      root = { type = 5 } } })
+    for _, wrong in ipairs { 5, true, {}, words.auto, words.secret "disk", print } do
+      assert.matches("devices.root.type: expected a string, got ", container { devices = {
+        root = { type = wrong, path = "/" } } })
+    end
+    assert.matches("devices.root.type: is empty", container { devices = { root = { type = "" } } })
     assert.matches("description: expected a string, got number", container { description = 1 })
     assert.matches("ephemeral: expected true or false", container { ephemeral = 1 })
     assert.matches("profiles: expected a list of names, got string", container { profiles = "a" })
