@@ -14,6 +14,9 @@ local SOURCE = { type = "string", alias = "string", fingerprint = "string", serv
   protocol = "string", certificate = "string", secret = "string", project = "string",
   mode = "string", properties = "table" }
 
+-- What of a source may be a secret. The rest is what a plan shows.
+local HIDDEN = { server = true, certificate = true, secret = true }
+
 function guest.image(this, path, value)
   local entry = this.entry
   if type(value) == "string" then
@@ -31,7 +34,7 @@ function guest.image(this, path, value)
     local here, given = path .. "." .. key, value[key]
     if not SOURCE[key] then
       check.unknown(this, here, SOURCE, key)
-    elseif words.name(given) == "secret" then
+    elseif words.name(given) == "secret" and HIDDEN[key] then
       local text, message = words.reveal(given)
       if message then
         this.fail(here, message)
@@ -45,9 +48,9 @@ function guest.image(this, path, value)
           check.expect(this, here .. "." .. name, given[name], "string")
         end
       end
-      if key == "alias" or key == "fingerprint" or key == "properties" then
-        ways = ways + 1
-      end
+    end
+    if key == "alias" or key == "fingerprint" or key == "properties" then
+      ways = ways + 1
     end
   end
   if source.type ~= "image" and source.type ~= "none" then
@@ -62,8 +65,11 @@ function guest.image(this, path, value)
     source.mode = "pull"
   end
   local text = source.alias or source.fingerprint or source.type
-  entry.image = { text = source.server and text .. " from " .. source.server or text,
-    source = source }
+  if source.server then
+    -- What is shown of a secret is what the word itself shows.
+    text = text .. " from " .. tostring(value.server)
+  end
+  entry.image = { text = text, source = source }
 end
 
 function guest.state(this, path, value)

@@ -1,5 +1,6 @@
 -- What an object refers to: whether it is there, and what of it a plan has to know. Pure.
 local options = require "lualxd.options"
+local diff = require "lualxd.reconcile.diff"
 local observe = require "lualxd.reconcile.observe"
 
 local reference = {}
@@ -54,6 +55,13 @@ local function check_profiles(this, subject)
   end
 end
 
+-- What a device's leaf names and isn't there. A secret isn't quoted, nor what is like it.
+local function missing(what, leaf, known)
+  return string.format("no %s %s is on the server%s", what,
+    leaf.secret and diff.SECRET or string.format("%q", leaf.text),
+    leaf.secret and "" or suggest(leaf.text, known))
+end
+
 local function check_devices(this, subject)
   local entry, observed = subject.entry, this.observed
   local typed = {}
@@ -63,29 +71,27 @@ local function check_devices(this, subject)
   for _, leaf in ipairs(entry.leaves) do
     if leaf.device and leaf.key and leaf.text then
       devices[leaf.device] = devices[leaf.device] or {}
-      devices[leaf.device][leaf.key] = leaf.text
+      devices[leaf.device][leaf.key] = leaf
     end
   end
   for name, device in pairs(devices) do
     local path = entry.path .. ".devices." .. name
     local live = subject.data and (subject.data.devices or {})[name]
-    typed[name] = device.type or live and live.type
+    typed[name] = device.type and device.type.text or live and live.type
     if not typed[name] then
       this.fail(path .. ".type", "required: what sort of device this is (disk, nic, …)")
     end
-    if device.pool and observed.pools and not observed.pools[device.pool] then
-      this.fail(path .. ".pool", string.format("no storage pool %q is on the server%s", device.pool,
-        suggest(device.pool, observed.pools)))
+    if device.pool and observed.pools and not observed.pools[device.pool.text] then
+      this.fail(path .. ".pool", missing("storage pool", device.pool, observed.pools))
     end
     if typed[name] == "nic" and networks then
       local wanted, field = device.network, "network"
-      if not wanted and device.nictype == "bridged" then
+      if not wanted and device.nictype and device.nictype.text == "bridged" then
         wanted, field = device.parent, "parent"
       end
-      local found = wanted and networks[wanted]
+      local found = wanted and networks[wanted.text]
       if wanted and not (found and (found.managed or field == "parent")) then
-        this.fail(path .. "." .. field, string.format("no network %q is on the server%s", wanted,
-          suggest(wanted, networks)))
+        this.fail(path .. "." .. field, missing("network", wanted, networks))
       end
     end
   end

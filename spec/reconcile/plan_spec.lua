@@ -293,6 +293,21 @@ describe("the words", function()
     end
   end)
 
+  it("secret isn't quoted where what it names isn't there", function()
+    local planned = plan(web { image = { alias = "x", server = words.secret "https://hunter2" } })
+    assert.is_nil((tostring(planned) .. planned:json()):find "hunter2")
+    local secret = words.secret "hunter2"
+    assert.are.same({
+      "containers.web1.devices.eth0.network: no network (secret) is on the server",
+      "containers.web1.devices.eth1.parent: no network (secret) is on the server",
+      "containers.web1.devices.root.pool: no storage pool (secret) is on the server",
+    }, refused(web { devices = { root = { type = "disk", path = "/", pool = secret },
+      eth0 = { type = "nic", network = secret },
+      eth1 = { type = "nic", nictype = "bridged", parent = secret } } }))
+    assert.are.same({ "containers.web1.image.alias: expected a string, got lxd.secret" },
+      refused(web { image = { alias = secret } }))
+  end)
+
   it("absent deletes, if it is ours and that is allowed", function()
     apply(web {})
     local source = { stack = "shop", containers = { web1 = words.absent, web2 = words.absent } }
