@@ -10,6 +10,8 @@ local values = require "lualxd.reconcile.values"
 local diff = {}
 
 diff.SECRET = "(secret)"
+-- One that takes the place of another value: what differs must not look alike.
+diff.CHANGED = "(secret, changed)"
 
 ---@class lualxd.reconcile.change
 ---@field path string
@@ -243,7 +245,7 @@ function diff.compare(entry, data, mark)
         differing[#differing + 1] = leaf.id
         local from, to = copy(live), copy(leaf.list or leaf.text)
         if hidden then
-          from, to = from and diff.SECRET, to and diff.SECRET
+          from, to = from and diff.SECRET, to and (from and diff.CHANGED or diff.SECRET)
         elseif type(from) == "table" and not leaf.list then
           from = shown_device(mark, leaf.device, from)
         end

@@ -2,6 +2,8 @@
 local json = require "lualxd.json"
 local kinds = require "lualxd.reconcile.kinds"
 
+local values = require "lualxd.reconcile.values"
+
 local render = {}
 
 local SYMBOLS = { create = "+", update = "~", replace = "-+", rebuild = "-+", start = ">",
@@ -80,8 +82,9 @@ local function show(value)
   return show_device(value)
 end
 
-local function same(from, to)
-  return from ~= nil and show(from) == show(to)
+-- By the values themselves: long ones that differ at their ends are shown alike.
+local function same(change)
+  return not values.differs(change.from, change.to)
 end
 
 -- A device that is added in one line: its fields are told together.
@@ -119,7 +122,7 @@ local function value_of(step, change)
   if change.path == "state" then
     return change.from ~= change.to and (change.to == "frozen" or change.from == "frozen")
       and show(change.from) .. " -> " .. show(change.to) or ""
-  elseif same(change.from, change.to) or change.from == nil and change.to == nil then
+  elseif same(change) then
     return show(change.to or "")
   elseif step.action == "create" or change.from == nil and step.action ~= "update" then
     return show(change.to)
@@ -131,9 +134,7 @@ local function margin_of(step, change)
   local parts = {}
   if step.action == "create" or step.action == "start" then
     parts[1] = nil
-  elseif change.from == nil and change.to == nil then
-    parts[1] = "left as it is, no longer ours"
-  elseif same(change.from, change.to) and step.action ~= "restart" then
+  elseif same(change) and step.action ~= "restart" then
     parts[1] = change.why == "released" and "left as it is, no longer ours"
       or "is so already, ours from now on"
   else
@@ -142,7 +143,7 @@ local function margin_of(step, change)
       parts[1] = nil
     end
   end
-  if change.why ~= "declared" and not same(change.from, change.to) then
+  if change.why ~= "declared" and not same(change) then
     parts[#parts + 1] = change.why
   end
   return table.concat(parts, ", ")

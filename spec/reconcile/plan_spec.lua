@@ -902,6 +902,20 @@ Stack shop
 Plan: 2 to update, 1 to start. 2 steps are blocked.]], tostring(plan(source)))
   end)
 
+  it("tells what changes from what is only taken over", function()
+    source = web { config = { ["user.long"] = ("x"):rep(60) .. "1", ["user.pw"] = words.secret "a" } }
+    apply(source)
+    source.containers.web1.config = { ["user.long"] = ("x"):rep(60) .. "2",
+      ["user.pw"] = words.secret "b", ["user.gone"] = words.unset }
+    assert.are.equal(("x"):rep(45) .. "... -> " .. ("x"):rep(45) .. "...",
+      tostring(plan(source)):match "user%.long +(x.-)\n")
+    assert.matches("user%.pw +%(secret%) %-> %(secret, changed%)\n", tostring(plan(source)))
+    assert.matches("user%.gone +is so already, ours from now on\n", tostring(plan(source)))
+    apply(source)
+    source.containers.web1.config["user.gone"] = nil
+    assert.matches("user%.gone +left as it is, no longer ours\n", tostring(plan(source)))
+  end)
+
   it("keeps values on their line, whatever is in them", function()
     apply(source)
     source.containers.web1.config["user.text"] = "one\ntwo\nthree\27[31m" .. ("ü"):rep(100)
