@@ -74,6 +74,9 @@ function session.conflict(subject, message)
   })
 end
 
+-- The words of lualxd itself in an error: programs go by them, whatever a secret may be.
+local OURS = { kind = true, request = true, extension = true, hint = true }
+
 -- A server quotes what it refuses: its words may have a secret in them.
 local function scrub(value, secrets, depth)
   if type(value) == "string" then
@@ -86,7 +89,7 @@ local function scrub(value, secrets, depth)
     end
   elseif type(value) == "table" and depth < 6 then
     for key, inner in pairs(value) do
-      value[key] = scrub(inner, secrets, depth + 1)
+      value[key] = OURS[key] and inner or scrub(inner, secrets, depth + 1)
     end
   end
   return value

@@ -209,8 +209,13 @@ describe("keys", function()
     assert.is_nil(report)
     assert.truthy(tostring(err):find("(secret)", 1, true), tostring(err))
     assert.is_nil(tostring(err):find "hunter3")
-    assert.is_nil(json.encode { err.report.errors["containers/" .. name .. ":update"].message,
-      err.report.errors["containers/" .. name .. ":update"].operation }:find "hunter3")
+    local refusal = err.report.errors["containers/" .. name .. ":update"]
+    assert.is_nil(json.encode { refusal.message, refusal.operation }:find "hunter3")
+    -- Only the server's words can have it in them.
+    entry.config["user.pw"] = words.secret(refusal.kind)
+    report, err = reconcile.apply(client, source)
+    assert.is_nil(report)
+    assert.are.equal(refusal.kind, err.report.errors["containers/" .. name .. ":update"].kind)
   end)
 end)
 
