@@ -272,7 +272,8 @@ local function note_snapshot(observed, project, instance, name)
   by_name[instance][name] = true
 end
 
--- The names of all snapshots of a pool's containers come in one answer, as URLs.
+-- The names of all snapshots of a pool's containers come in one answer, as URLs. LXD 5.0 escapes
+-- them twice there (as `%25C3%25BC`), a server that does it once leaves nothing for the second look.
 local function read_volumes(client, observed, project, pool)
   local path = "/1.0/storage-pools/" .. options.escape(pool) .. "/volumes"
   local answer, err = observe.scoped(client, observed.home, project):request("GET", path)
@@ -282,6 +283,8 @@ local function read_volumes(client, observed, project, pool)
   for _, url in ipairs(answer.json and answer.json.metadata or {}) do
     local instance, name = url:match("/volumes/container/([^/?]+)/snapshots/([^/?]+)")
     if instance then
+      name = options.unescape(name)
+      note_snapshot(observed, project, options.unescape(instance), name)
       note_snapshot(observed, project, options.unescape(instance), options.unescape(name))
     end
   end

@@ -373,6 +373,15 @@ describe("files", function()
   end)
 end)
 
+describe("snapshots", function()
+  it("are found again, whatever they are called", function()
+    local name = server.name "web"
+    local source = stack_of(name, { snapshots = { "50%", "a%41b", "x.y", "ü", ("z"):rep(50) } })
+    apply(source)
+    assert.are.equal(5, #server.look("/1.0/instances/" .. name .. "/snapshots"))
+  end)
+end)
+
 describe("ownership", function()
   it("isn't taken from anybody, and isn't copied", function()
     local name, copy = server.name "web", server.name "web"
