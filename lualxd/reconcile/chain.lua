@@ -285,6 +285,13 @@ local function state_reason(subject, live)
   return known and "drift" or "declared"
 end
 
+-- Whether it would be gone once it was stopped as declared: LXD deletes what is ephemeral.
+local function ends_by_stopping(subject)
+  local wanted, live = subject.entry.state, kinds.live_states[subject.data.status]
+  return wanted ~= nil and wanted.word ~= "ignore" and wanted.text == "stopped"
+    and (live == "running" or live == "frozen") and (subject.body or subject.data).ephemeral == true
+end
+
 -- From the state that is there to the one that is wanted. True: it is started, so `ready` counts.
 local function add_state(this)
   local subject = this.subject
@@ -303,7 +310,7 @@ local function add_state(this)
     add(this, "restart", { { path = "state", from = live, to = wanted or live,
       why = restart_reason(subject), effect = "stop" } }, effects.danger.stop)
     return (wanted or live) == "running"
-  elseif not wanted or wanted == live then
+  elseif not wanted or wanted == live or ends_by_stopping(subject) then
     return false
   end
   local change = { path = "state", from = live or subject.data.status, to = wanted,
@@ -317,16 +324,29 @@ local function add_state(this)
   return wanted == "running" and live ~= "frozen"
 end
 
--- `from` and `why`: of the image that it was made of.
-local function add_replace(this, from, why)
+-- What can be had only by making it anew. `half_made`: its creation never came to its end.
+local function replacement(subject, half_made)
+  local image = subject.image or {}
+  if half_made or image.moved then
+    local fingerprint = image.fingerprint
+    return { path = "image", from = half_made and "half made" or image.moved:sub(1, 12),
+      to = fingerprint and fingerprint:sub(1, 12) or subject.entry.image.text,
+      why = half_made and "finish" or image.why, effect = "replace" }
+  elseif ends_by_stopping(subject) then
+    local live = kinds.live_states[subject.data.status]
+    return { path = "state", from = live, to = "stopped", why = state_reason(subject, live),
+      effect = "replace" }
+  end
+end
+
+local function add_replace(this, change)
   local subject = this.subject
-  local fingerprint = subject.image and subject.image.fingerprint
-  local step = add(this, "replace", { { path = "image", from = from,
-    to = fingerprint and fingerprint:sub(1, 12) or subject.entry.image.text,
-    why = why, effect = "replace" } }, effects.danger.replace)
+  local step = add(this, "replace", { change }, effects.danger.replace)
   local kept = subject.entry.keep or subject.mark and subject.mark.keep
   if kept then
     step.blocked = "keep = true, and replacing deletes it first"
+  elseif not subject.entry.image then
+    step.blocked = "it is ephemeral: stopping deletes it, and no image says what to make it from"
   end
   return not step.blocked and step.danger <= this.policy.allow
 end
@@ -350,14 +370,12 @@ function chain.of(subject, policy, there)
     add_update(this)
     return this.steps
   end
-  if subject.mark and entry.image and kinds.half_made(subject.data) and not there.busy then
-    add_replace(this, "half made", "finish")
-    add_first_run(this, kinds.live_states[subject.data.status])
-    return this.steps
-  end
+  local half_made = subject.mark and entry.image and kinds.half_made(subject.data)
+    and not there.busy
+  local change = replacement(subject, half_made)
   local replaced
-  if subject.image and subject.image.moved then
-    if add_replace(this, subject.image.moved:sub(1, 12), subject.image.why) then
+  if change then
+    if add_replace(this, change) or half_made then
       add_first_run(this, kinds.live_states[subject.data.status])
       return this.steps
     end

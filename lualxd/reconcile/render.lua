@@ -120,7 +120,8 @@ end
 
 local function value_of(step, change)
   if change.path == "state" then
-    return change.from ~= change.to and (change.to == "frozen" or change.from == "frozen")
+    return change.from ~= change.to and (change.to == "frozen" or change.from == "frozen"
+      or step.action == "replace")
       and show(change.from) .. " -> " .. show(change.to) or ""
   elseif same(change) then
     return show(change.to or "")

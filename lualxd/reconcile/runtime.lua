@@ -35,10 +35,7 @@ end
 local function shut_down(this, subject, action, data)
   local ok, err = change_state(this, subject, action, { timeout = grace_of(data) })
   if not ok and (err.kind == "failed" or err.kind == "timeout") then
-    ok, err = change_state(this, subject, action, { force = true })
-  end
-  if not ok and err.kind == "not_found" and data.ephemeral and action == "stop" then
-    return true -- an ephemeral one is gone once it has stopped
+    return change_state(this, subject, action, { force = true })
   end
   return ok, err
 end
@@ -56,6 +53,8 @@ function runtime.halt(this, subject)
   local state = session.state(data)
   if state == "stopped" then
     return true
+  elseif data.ephemeral then
+    return nil, session.conflict(subject, "it is ephemeral by now, and stopping deletes it")
   elseif state == "frozen" then
     local ok, problem = change_state(this, subject, "unfreeze")
     if not ok then

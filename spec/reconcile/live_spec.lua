@@ -316,6 +316,12 @@ describe("states", function()
     assert.is_false(look(name).ephemeral)
     entry.ephemeral = true
     apply(source)
+    entry.state = "stopped" -- the server deletes it then
+    assert(reconcile.apply(client, source, { allow = 3 }))
+    assert.are.equal("Running", look(name).status)
+    apply(source, { allow = 4 })
+    assert.are.equal("Stopped", look(name).status)
+    assert.is_true(look(name).ephemeral)
     apply({ stack = source.stack }, { prune = true, allow = 4 })
     assert.is_nil(look(name))
   end)

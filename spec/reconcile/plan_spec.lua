@@ -514,6 +514,44 @@ describe("danger", function()
     assert.are.equal("Running", server.containers.web1.status)
   end)
 
+  it("of stopping what is ephemeral is that of losing it", function()
+    local source = web { state = "running", ephemeral = true, files = { ["/a"] = {
+      content = "x" } } }
+    apply(source)
+    source.containers.web1.state = "stopped"
+    local planned = plan(source, { allow = 3 })
+    assert.are.same({}, planned.steps)
+    assert.are.same({ "containers/web1:replace" }, ids(planned.blocked))
+    assert.are.equal(4, planned.blocked[1].danger)
+    assert.are.same({ path = "state", from = "running", to = "stopped", why = "declared",
+      effect = "replace" }, planned.blocked[1].changes[1])
+    assert.matches("replace +running %-> stopped +data loss, BLOCKED", tostring(planned))
+    source.containers.web1.image = nil
+    assert.matches("no image", plan(source, { allow = 4 }).blocked[1].blocked)
+    source.containers.web1.image, source.containers.web1.keep = "busybox", true
+    assert.matches("keep = true", plan(source, { allow = 4 }).blocked[1].blocked)
+    -- What is made ephemeral and stopped at once goes, too; what ceases to be doesn't.
+    source.containers.web1.keep, source.containers.web1.ephemeral = nil, false
+    assert.are.same({ "containers/web1:update", "containers/web1:stop" },
+      ids(plan(source, { allow = 3 }).steps))
+    source.containers.web1.ephemeral = true
+    apply(source, { allow = 4 })
+    assert.are.equal("Stopped", server.containers.web1.status)
+    assert.are.equal("x", server.containers.web1.files["/a"].content)
+    assert.is_true(plan(source).empty)
+  end)
+
+  it("of stopping is looked at again before it is done", function()
+    apply(web { state = "running" })
+    local source = web { state = "stopped" }
+    local planned = plan(source, { allow = 3 })
+    server.containers.web1.ephemeral = true
+    local report, err = planned:apply()
+    assert.is_nil(report)
+    assert.matches("stopping deletes it", tostring(err))
+    assert.are.equal("Running", server.containers.web1.status)
+  end)
+
   it("of an unfinished start is told from drift", function()
     apply(web { state = "running" })
     server.containers.web1.status = "Stopped"
