@@ -34,6 +34,8 @@ local TEXTS = {
   { "busy running", "busy" },
   { "non%-reusable operation", "busy" },
   { "database is locked", "busy" },
+  -- A snapshot of the instance is being made or deleted by somebody else.
+  { "snapshot record count doesn't match", "busy" },
   { "in use", "in_use" },
   { "already running", "state" },
   { "already stopped", "state" },

@@ -53,6 +53,8 @@ local ASYNC = {
   { "Project names may not contain slashes", "invalid" },
   { "Snapshot c1/nope does not exist", "not_found" },
   { "Instance is busy running a \"stop\" operation", "busy" },
+  { "Failed to write backup file: Instance snapshot record count doesn't match instance snapshot"
+    .. " volume record count", "busy" },
   { "Failed to start device \"eth0\": Parent device \"nope\" doesn't exist", "failed" },
   { "whatever", "failed" },
 }
