@@ -264,10 +264,14 @@ local function probe(this, subject, ready, deadline)
   end
   local data
   data, err = response.operation:wait(math.max(0.1, deadline - core.now()))
-  if not data then
-    return nil, err
+  -- The operation of a command that isn't there yet (127) or can't be run yet (126) fails, too.
+  local last = data or err.operation
+  local status = type(last) == "table" and type(last.metadata) == "table"
+    and last.metadata["return"]
+  if type(status) == "number" and status >= 0 then
+    return status
   end
-  return type(data) == "table" and type(data.metadata) == "table" and data.metadata["return"]
+  return nil, err
 end
 
 local HOPELESS = { connect = true, not_found = true, cancelled = true }

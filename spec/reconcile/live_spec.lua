@@ -340,6 +340,12 @@ describe("states", function()
     assert.is_nil(report)
     assert.truthy(tostring(err):find("not ready within 0.5 s: the command ended with 1", 1, true),
       tostring(err))
+    -- A command that isn't there may come yet.
+    entry.ready = { exec = { "/later" }, timeout = 0.5 }
+    report, err = reconcile.apply(client, source)
+    assert.is_nil(report)
+    assert.truthy(tostring(err):find("not ready within 0.5 s: the command ended with 127", 1, true),
+      tostring(err))
     -- It isn't forgotten: the next run looks again.
     assert.are.same({ "containers/" .. name .. ":exec" }, step_ids(plan(source).steps))
     entry.ready.exec = { "true" }
