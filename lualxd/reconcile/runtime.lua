@@ -205,7 +205,7 @@ local function make_parents(files, path)
     local ok, err = surely(function()
       return files:mkdir(path:sub(1, slash - 1), { uid = 0, gid = 0, mode = "0755" })
     end)
-    if not ok then
+    if not ok and err.kind ~= "exists" then -- another run makes them, too
       return nil, err
     end
     at = slash + 1

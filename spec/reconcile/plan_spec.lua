@@ -661,6 +661,19 @@ describe("files", function()
     assert.is_false(plan(source, { verify = "files" }).empty)
   end)
 
+  it("go where another run is making the directories, too", function()
+    local request = server.request
+    server.request = function(self, what, f)
+      local result, err = request(self, what, f)
+      if what:find "^MKDIR" then
+        return nil, require "lualxd.error".new("exists", { message = "file exists" })
+      end
+      return result, err
+    end
+    apply(web { files = { ["/a/b/c"] = { content = "x" } } })
+    assert.are.equal("x", server.containers.web1.files["/a/b/c"].content)
+  end)
+
   it("are pushed one by one, and left there when undeclared", function()
     local source = web { files = { ["/a"] = { content = "1" }, ["/b"] = { content = "2" } } }
     apply(source)
