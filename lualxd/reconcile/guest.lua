@@ -231,7 +231,7 @@ function guest.ready(this, path, value)
           ready.exec[index] = word
         end
       end
-      if #ready.exec == 0 then
+      if next(given) == nil then
         this.fail(here, "is empty")
       end
     end

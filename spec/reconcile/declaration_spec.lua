@@ -293,6 +293,8 @@ describe("fields", function()
     assert.matches("ready.exec: required", container { ready = {} })
     assert.matches("ready.exec: is empty", container { ready = { exec = {} } })
     assert.matches("expected a command as a list", container { ready = { exec = "true" } })
+    assert.matches("ready.exec%[1%]: expected a string, got number", container { ready = {
+      exec = { 5 } } })
     assert.matches("timeout: expected seconds", container { ready = { exec = { "true" },
       timeout = 0 } })
     assert.matches("only what is running can be ready", container { state = "stopped",
