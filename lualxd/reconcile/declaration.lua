@@ -52,6 +52,19 @@ local function shown(text, longest)
   return #text > longest and text:sub(1, longest - 3) .. "..." or text
 end
 
+-- The keys of a table in an order that is the same each time: what is told first doesn't depend on
+-- where a table has what.
+local function ordered(map)
+  local keys = {}
+  for key in pairs(map) do
+    keys[#keys + 1] = key
+  end
+  table.sort(keys, function(a, b)
+    return tostring(a) < tostring(b)
+  end)
+  return keys
+end
+
 -- Tables that contain themselves, and what is too deep to be one. Returns the paths at which it
 -- found either.
 local function find_cycles(root, fail)
@@ -67,7 +80,8 @@ local function find_cycles(root, fail)
       return
     end
     open[value] = path
-    for key, inner in pairs(value) do
+    for _, key in ipairs(ordered(value)) do
+      local inner = value[key]
       if type(inner) == "table" and not words.name(inner) then
         walk(inner, step(path, key), depth + 1)
       end

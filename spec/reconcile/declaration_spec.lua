@@ -114,6 +114,15 @@ describe("a declaration", function()
     local image = { type = "image" }
     image.properties = { image }
     assert.are.equal(1, #mistakes { stack = "s", containers = { web1 = { image = image } } })
+    -- In many places: told of the first of them, wherever Lua has which.
+    for round = 1, 5 do
+      local many = {}
+      for index = 10, 30 do
+        many["c" .. round .. index] = devices
+      end
+      assert.matches("^containers%.c" .. round .. "10%.devices: a cycle",
+        mistakes({ stack = "s", containers = many })[1])
+    end
   end)
 
   it("may use one table in many places", function()
