@@ -287,6 +287,9 @@ local function summary(plan)
       parts[#parts + 1] = counts[action] .. " " .. (VERBS[action] or "to " .. action)
     end
   end
+  if #parts == 0 and counts.exec then
+    parts[1] = counts.exec .. " to wait for"
+  end
   local blocked = #plan.blocked
   local rest = blocked == 0 and "" or blocked == 1 and "1 step is blocked."
     or blocked .. " steps are blocked."

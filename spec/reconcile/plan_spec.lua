@@ -953,6 +953,12 @@ Stack shop
 Plan: 2 to update, 1 to start. 2 steps are blocked.]], tostring(plan(source)))
   end)
 
+  it("of nothing but a wait says so", function()
+    apply(source)
+    server.containers.web1.config["user.lualxd.todo"] = "ready"
+    assert.matches("\n\nPlan: 1 to wait for%.$", tostring(plan(source)))
+  end)
+
   it("tells what changes from what is only taken over", function()
     source = web { config = { ["user.long"] = ("x"):rep(60) .. "1", ["user.pw"] = words.secret "a" } }
     apply(source)
