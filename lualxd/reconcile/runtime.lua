@@ -163,14 +163,19 @@ function runtime.restart(this, step, subject)
     return true -- somebody restarted it meanwhile
   elseif state == "frozen" then
     local ok, err = change_state(this, subject, "unfreeze")
-    if not ok then
+    if not ok and err.kind ~= "state" then
       return nil, err
     end
   end
   local ok, err = shut_down(this, subject, "restart", data)
-  if not ok and err.kind == "unknown_outcome" then
+  if not ok and (err.kind == "unknown_outcome" or err.kind == "state") then
     local now = this:read(subject)
-    ok = now and now.last_used_at ~= data.last_used_at and session.state(now) == "running" or nil
+    local live = now and session.state(now)
+    if live == "stopped" then
+      ok, err = runtime.begin(this, subject) -- another run restarts it, too, and got in between
+    else
+      ok = live ~= nil and now.last_used_at ~= data.last_used_at or nil
+    end
   end
   if ok and frozen then
     ok, err = change_state(this, subject, "freeze")

@@ -474,6 +474,26 @@ describe("danger", function()
     assert.is_true(plan(source).empty)
   end)
 
+  it("of a restart is run once more when another run's got in between", function()
+    for _, state in ipairs { "running", "frozen" } do
+      server = model.new()
+      local source = web { state = state, config = {} }
+      apply(source)
+      source.containers.web1.config["raw.lxc"] = "a = b"
+      local request = server.request
+      server.request = function(self, what, f)
+        if what:find "^STATE restart" or what:find "^STATE unfreeze" then
+          self.containers.web1.status = "Stopped"
+          return nil, require "lualxd.error".new("state", { message = "already stopped" })
+        end
+        return request(self, what, f)
+      end
+      apply(source, { allow = 3 })
+      assert.are.equal(state, server.containers.web1.status:lower())
+      assert.is_true(plan(source).empty)
+    end
+  end)
+
   it("counts where the value that the container sees changes, and nowhere else", function()
     local source = web { state = "running", profiles = { "default", "base" },
       config = { ["security.privileged"] = true } }
