@@ -20,13 +20,21 @@ local REACHES = { start = "running", unfreeze = "running", freeze = "frozen", st
 
 -- Where it can't be told, or was refused because of the state it is in, the state itself tells.
 local function change_state(this, subject, action, settings)
-  local ok, err = this:patiently(subject, function()
-    local node = this:node(subject)
-    return node[action](node, settings):wait()
-  end)
+  local function attempt()
+    return this:patiently(subject, function()
+      local node = this:node(subject)
+      return node[action](node, settings):wait()
+    end)
+  end
+  local ok, err = attempt()
   if not ok and REACHES[action] and (err.kind == "state" or err.kind == "unknown_outcome") then
+    this:wait_idle(subject) -- what an interrupted run began may be under way
     local data = this:node(subject):get()
-    ok = data and session.state(data) == REACHES[action] or nil
+    if data and session.state(data) == REACHES[action] then
+      return true
+    elseif err.kind == "state" then
+      ok, err = attempt()
+    end
   end
   return ok and true or nil, err
 end

@@ -494,6 +494,22 @@ describe("danger", function()
     end
   end)
 
+  it("of a start is tried again where an interrupted run still restarts it", function()
+    local source = web { state = "running" }
+    apply(source)
+    server.containers.web1.status = "Stopped"
+    local request, refused_once = server.request, false
+    server.request = function(self, what, f)
+      if what:find "^STATE start" and not refused_once then
+        refused_once = true -- it runs, is stopped then, and started in the end or not
+        return nil, require "lualxd.error".new("state", { message = "already running" })
+      end
+      return request(self, what, f)
+    end
+    apply(source)
+    assert.are.equal("Running", server.containers.web1.status)
+  end)
+
   it("counts where the value that the container sees changes, and nowhere else", function()
     local source = web { state = "running", profiles = { "default", "base" },
       config = { ["security.privileged"] = true } }
