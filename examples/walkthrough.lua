@@ -12,6 +12,14 @@ local function say(what, ...)
   print(string.format("%-28s %s", what, string.format(...)))
 end
 
+-- What the server calls a change, once it has taken it; raises what it answered where it hasn't.
+local function id_of(change)
+  while change:status() == "Pending" do
+    lxd.sleep(0.01)
+  end
+  return change.id or assert(change:wait())
+end
+
 -- GET /
 say("API versions", "%s", table.concat(assert(client:request("GET", "/")).json.metadata, ", "))
 
@@ -25,14 +33,12 @@ say("kernel", "%s %s, storage: %s", server.environment.kernel, server.environmen
 -- GET /1.0/operations, and one of them: a change is under way as soon as it is named.
 local source = { type = "image", alias = image }
 local blah = client.containers:create { name = "blah", source = source }
-while not blah.id do
-  lxd.sleep(0.01)
-end
+local id = id_of(blah)
 for _, operation in ipairs(assert(client.operations:list())) do
   say("operation", "%s  %s (%s)", operation.id, operation.description or operation.class,
     operation.status)
 end
-local running = assert(client.operations(blah.id):get())
+local running = assert(client.operations(id):get())
 say("this one", "%s, progress: %s", running.status,
   running.metadata and running.metadata.progress and running.metadata.progress.percent .. " %"
     or "none yet")
@@ -50,14 +56,12 @@ say("created", "xenial: %s", created.status)
 -- PUT /1.0/containers/xenial/state
 local xenial = client.containers "xenial"
 local start = xenial:start()
-while not start.id do
-  lxd.sleep(0.01)
-end
+id = id_of(start)
 
 -- LXD forgets an operation 5 s after its end. Waiting for it then still tells the truth.
 repeat
   lxd.sleep(0.2)
-until client.operations(start.id):exists() == false
+until client.operations(id):exists() == false
 say("start operation", "gone from the server")
 say("started", "%s", assert(start:wait()).status)
 
