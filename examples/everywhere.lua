@@ -20,11 +20,11 @@ for name, data in client.containers:each() do
 end
 table.sort(names)
 
--- Prints whole lines, whenever they come.
+-- Prints whole lines, whenever they come; called without bytes, what is left of the last.
 local function printer(name)
   local rest = ""
   return function(bytes)
-    rest = (rest .. bytes):gsub("([^\n]*)\n", function(line)
+    rest = (rest .. (bytes or rest ~= "" and "\n" or "")):gsub("([^\n]*)\n", function(line)
       print(name .. ": " .. line)
       return ""
     end)
@@ -32,7 +32,11 @@ local function printer(name)
 end
 
 local results, err = lxd.map(names, function(name)
-  return client.containers(name):exec(arg, { stdout = printer(name), stderr = printer(name) })
+  local stdout, stderr = printer(name), printer(name)
+  local result, problem = client.containers(name):exec(arg, { stdout = stdout, stderr = stderr })
+  stdout()
+  stderr()
+  return result, problem
 end, { parallel = 20 })
 
 local failed = 0
