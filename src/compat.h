@@ -6,6 +6,11 @@
 #include <lauxlib.h>
 #include <lua.h>
 
+/* LuaJIT, which has what is missing in the Lua whose number it bears, knows its directory. */
+#if LUA_VERSION_NUM < 503 && !defined(LUA_LJDIR)
+#error "lualxd needs Lua 5.3, 5.4 or LuaJIT"
+#endif
+
 #if LUA_VERSION_NUM < 503
 #define lua_rawlen lua_objlen
 /* An environment stands in for the user value: both keep a table alive with the userdata. */
