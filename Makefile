@@ -45,6 +45,9 @@ install: all
 		install -D -m 644 $$module $(LUA_SHARE)/$$module; done
 	install -D -m 755 $(CORE) $(LUA_LIB)/lualxd/core.so
 
+uninstall:
+	rm -rf $(LUA_SHARE)/lualxd $(LUA_LIB)/lualxd
+
 deps:
 	spec/support/deps
 
@@ -72,4 +75,4 @@ lint: deps
 clean:
 	rm -rf build
 
-.PHONY: all install deps test demo bench fuzz lint clean FORCE
+.PHONY: all install uninstall deps test demo bench fuzz lint clean FORCE
