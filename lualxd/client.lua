@@ -14,9 +14,58 @@ local which = require "lualxd.loop.which"
 
 local client = {}
 
+---@class lualxd.pollable
+---@field pollfd fun(self): integer
+---@field events fun(self): string
+---@field timeout fun(self): number?
+---@field step fun(self)
+
+---@class lualxd.instances : lualxd.collection
+---@operator call(string): lualxd.instance
+
+---@class lualxd.network : lualxd.item
+---@field state fun(self): table?, lualxd.error?
+---@field leases fun(self): table[]?, lualxd.error?
+
+---@class lualxd.networks : lualxd.collection
+---@operator call(string): lualxd.network
+
+---@class lualxd.storage_pool : lualxd.item
+---@field resources fun(self): table?, lualxd.error?
+
+---@class lualxd.storage_pools : lualxd.collection
+---@operator call(string): lualxd.storage_pool
+
+---@class lualxd.project : lualxd.item
+---@field state fun(self): table?, lualxd.error?
+
+---@class lualxd.projects : lualxd.collection
+---@operator call(string): lualxd.project
+
+---@class lualxd.certificates : lualxd.collection
+---@field token fun(self, settings: { name: string, projects: string[]?, restricted: boolean? }): string?, lualxd.error?
+
 ---@class lualxd.client one scope (project, cluster member) of a connection to a server
 ---@field server table the metadata of `GET /1.0`, as the handshake read it
----@field pollable table `pollfd`, `events`, `timeout`, `step` for schedulers that poll objects
+---@field pollable lualxd.pollable for schedulers that poll objects, shared by all scopes
+---@field containers lualxd.instances
+---@field instances lualxd.instances
+---@field virtual_machines lualxd.instances
+---@field profiles lualxd.collection
+---@field images lualxd.images
+---@field networks lualxd.networks
+---@field network_acls lualxd.collection
+---@field storage_pools lualxd.storage_pools
+---@field projects lualxd.projects
+---@field certificates lualxd.certificates
+---@field operations lualxd.collection
+---@field warnings lualxd.collection
+---@field get fun(self): table?, string|lualxd.error?
+---@field put fun(self, data: table, etag: string?): lualxd.operation
+---@field patch fun(self, data: table): lualxd.operation
+---@field update fun(self, f: fun(data: table)): lualxd.operation
+---@field plan fun(self, declaration: table, settings: table?): lualxd.plan?, lualxd.error?
+---@field apply fun(self, declaration: table, settings: table?): lualxd.reconcile.report?, lualxd.error?
 local methods = {}
 local meta = { __name = "lualxd.client" }
 
@@ -79,12 +128,12 @@ end
 
 ---Connects to a server: reads `GET /1.0`.
 ---@param settings table? where: `socket`: path of its unix socket, or `url`: `https://host:8443`, or `remote`: one of
----`lxc` (else `$LXD_SOCKET`, `$LXD_DIR/unix.socket`, the usual places); who we are: `cert`, `key` (PEM text or a
----path); who it is: `server_cert` (PEM text, a path or a SHA-256: this certificate and no other) or `ca`; `token` or
----`password`: joins the server first if it doesn't trust us yet; `project`, `target`: the scope; `connections`:
----requests at once (8); `timeout`: seconds without any progress of a request (30); `loop`: where it can't be told, the
----event loop that waits: `nginx`, `cqueues`, `luv`, `copas`, a table with `wait(fd, timeout)`, or `poll` for none;
----`trace(method, path, status, seconds)`: is told of every request
+---`lxc`, or a `token`, which tells its addresses (else `$LXD_SOCKET`, `$LXD_DIR/unix.socket`, the usual places); who we
+---are: `cert`, `key` (PEM text or a path); who it is: `server_cert` (PEM text, a path or a SHA-256: this certificate
+---and no other) or `ca`; `token` or `password`: joins the server first if it doesn't trust us yet; `project`, `target`:
+---the scope; `connections`: requests at once (8); `timeout`: seconds without any progress of a request (30); `loop`:
+---where it can't be told, the event loop that waits: `nginx`, `cqueues`, `luv`, `copas`, a table with `wait(fd,
+---timeout)`, or `poll` for none; `trace(method, path, status, seconds)`: is told of every request
 ---@return lualxd.client?
 ---@return lualxd.error? err
 function client.connect(settings)

@@ -4,8 +4,29 @@
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local errors = {}
 
+---@alias lualxd.error_kind
+---| "not_found"
+---| "exists"
+---| "conflict" # it changed since the ETag was read
+---| "in_use"
+---| "busy" # try again in a moment
+---| "state" # the object isn't in the state that this needs
+---| "invalid"
+---| "untrusted" # the server doesn't trust this client
+---| "forbidden"
+---| "unsupported" # the server lacks `extension`
+---| "unavailable"
+---| "timeout"
+---| "cancelled"
+---| "connect"
+---| "tls"
+---| "protocol" # the server talks nonsense
+---| "failed" # anything else
+---| "unknown_outcome" # it can't be known whether the change was made
+---| "many" # of `wait_all`, `map`, `apply`
+
 ---@class lualxd.error
----@field kind string see KINDS in this file
+---@field kind lualxd.error_kind
 ---@field message string the server's, the system's or lualxd's words
 ---@field code integer? HTTP status (of an operation that failed in the background: the status in it)
 ---@field request string? method and path, without secrets
@@ -14,9 +35,13 @@ local errors = {}
 ---@field extension string? of `unsupported`: the API extension that the server lacks
 ---@field certificate string? of `tls`: the certificate of a server that was refused, as PEM text
 ---@field fingerprint string? of `tls`: its SHA-256
----@field errors table? of `many` and of `invalid` declarations
+---@field errors table? of `many`: indexed as the input, of `apply` by a step's id; of an `invalid` declaration: each
+---with `path` and `message`
 ---@field results table? of `many`: what did succeed, indexed as the input
+---@field report lualxd.reconcile.report? of `apply`
+---@field result table? of a command: what there was of its result
 ---@field operation table? of a failed operation: its last data
+---@field cause any? of `failed`: what a function of the script raised
 local meta = { __name = "lualxd.error" }
 
 -- Each text as LXD 5.0.2 answered it (or as its source has it), the first that matches decides.

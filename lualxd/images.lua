@@ -7,7 +7,11 @@ local operation = require "lualxd.operation"
 local options = require "lualxd.options"
 local outcome = require "lualxd.outcome"
 
-local images = { collection = {} }
+local images = {}
+
+---@class lualxd.images : lualxd.collection
+---@field aliases lualxd.collection
+images.collection = {}
 
 local IMPORT = {
   alias = "string", public = "boolean", properties = "table", progress = "callable",

@@ -7,6 +7,9 @@ local task = require "lualxd.task"
 local trust = require "lualxd.trust"
 local words = require "lualxd.words"
 
+---@class lualxd
+---@field on_unwaited fun(err: lualxd.error)? told of a change that failed and that nobody waited for, instead of a line
+---on standard error
 local lxd = {
   _NAME = "lualxd",
   _VERSION = "0.1.0",

@@ -8,7 +8,19 @@ local options = require "lualxd.options"
 local outcome = require "lualxd.outcome"
 local process = require "lualxd.process"
 
-local instance = { item = {} }
+local instance = {}
+
+---@class lualxd.instance : lualxd.item a container or a virtual machine
+---@field snapshots lualxd.collection
+---@field backups lualxd.collection
+---@field files lualxd.files
+---@field state fun(self): table?, lualxd.error?
+---@field start fun(self, settings: { stateful: boolean?, timeout: integer? }?): lualxd.operation
+---@field stop fun(self, settings: { force: boolean?, stateful: boolean?, timeout: integer? }?): lualxd.operation
+---@field restart fun(self, settings: { force: boolean?, timeout: integer? }?): lualxd.operation
+---@field freeze fun(self, settings: { timeout: integer? }?): lualxd.operation
+---@field unfreeze fun(self, settings: { timeout: integer? }?): lualxd.operation
+instance.item = {}
 
 -- One row a state change. `statuses`: what the instance is after it, where that tells (LXD's `Ready` is a running
 -- instance that said so itself, shared/api/status_code.go).

@@ -102,6 +102,7 @@ end
 ---@param kinds string as in `check`; with `nil` where it may be left out
 ---@param who string the function and the argument, as in `client:get: path`
 ---@param level integer?
+---@return any value
 function options.argument(value, kinds, who, level)
   if not is_a(value, kinds) then
     bad((level or 2) + 1, "%s must be %s, got %s", who, kinds:gsub("|", " or "), got(value, kinds))

@@ -128,6 +128,7 @@ end
 ----------------------------------------------------------------------------------------------------
 -- Items
 
+---@class lualxd.item : lualxd.node an object of the server
 local item = {}
 
 ---@return table? data
@@ -215,6 +216,8 @@ end
 ----------------------------------------------------------------------------------------------------
 -- Collections
 
+---@class lualxd.collection : lualxd.node called with a name it gives the item of that name, without asking
+---@operator call(string): lualxd.item
 local collection = {}
 
 local LIST = { recursion = "integer", filter = "string", all_projects = "boolean" }
@@ -314,7 +317,8 @@ function collection:names()
 end
 
 ---Iterates over `name, data`; raises an error where the listing fails.
----@param settings table? as of `list`
+---@param settings { recursion: integer?, filter: string?, all_projects: boolean? }? as of `list`
+---@return fun(): string?, table?
 function collection:each(settings)
   settings = options.check(settings, LIST, "each")
   local list, err = self:list(settings)

@@ -87,3 +87,30 @@ describe("doc/api.md", function()
     end
   end)
 end)
+
+describe("the annotations", function()
+  it("have each collection and what a client gets from elsewhere", function()
+    local text = read "lualxd/client.lua"
+    for name in pairs(require("lualxd.tree").TOP) do
+      assert(text:find("---@field " .. name .. " lualxd.", 1, true), name)
+    end
+    for _, name in ipairs { "get", "put", "patch", "update", "plan", "apply" } do
+      assert(text:find("---@field " .. name .. " fun(self", 1, true), name)
+    end
+  end)
+
+  it("have each method of an instance", function()
+    local text = read "lualxd/instance.lua"
+    for name in pairs(require("lualxd.instance").item) do
+      assert(text:find("---@field " .. name .. " fun(self", 1, true)
+        or text:find("%-%-%-@return [^\n]+\nfunction instance%.item:" .. name .. "%("), name)
+    end
+  end)
+
+  it("have each kind of error", function()
+    local text = read "lualxd/error.lua"
+    for kind in text:match "for kind in %(%[%[(.-)%]%]":gmatch "%S+" do
+      assert(text:find('---| "' .. kind .. '"', 1, true), kind)
+    end
+  end)
+end)
