@@ -73,6 +73,6 @@ lint: deps
 	shellcheck $(shell grep -lE '^.!.*sh$$' spec/support/* spec/core/*.sh spec/fuzz/run examples/* .ci/run)
 
 clean:
-	rm -rf build
+	rm -rf build lualxd/*.so src/*.o
 
 .PHONY: all install uninstall deps test demo bench fuzz lint clean FORCE
