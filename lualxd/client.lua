@@ -224,6 +224,19 @@ local function check_query(query)
   end
 end
 
+-- A body in pieces. An object that was to be JSON would be none.
+local function check_body(body)
+  if type(body) == "table" then
+    for index, piece in pairs(body) do
+      local path = type(piece) == "table" and piece.path
+      if type(index) ~= "number" or type(piece) ~= "string" and type(path) ~= "string" then
+        error("client:request: option 'body': " .. tostring(index)
+          .. " must be a string or { path = … } in a list; JSON is given as 'json'", 3)
+      end
+    end
+  end
+end
+
 -- `{ ["X-Name"] = value }` as lines; what would break out of its line raises.
 local function header_lines(headers)
   local lines = {}
@@ -338,9 +351,9 @@ end
 ---Any request. Waits for the answer, whatever the method.
 ---@param method string
 ---@param path string as it goes out, percent-encoded by the caller
----@param settings table? `query`, `headers`: tables; `body`: a string; `json`: any value, sent as
----JSON; `timeout`: seconds without progress; `stream`: a function is called with each piece of the
----body; with `true` the response's `body` is a function that gives the next piece, nil (and an
+---@param settings table? `query`, `headers`: tables; `body`: a string, or pieces, each a string or `{ path = … }` of a
+---file here; `json`: any value, sent as JSON; `timeout`: seconds without progress; `stream`: a function is called with
+---each piece of the body; with `true` the response's `body` is a function that gives the next piece, nil (and an
 ---error, if it ended badly) at the end, and `close` is to be called where that isn't read to the end: until
 ---then, or until it is collected, it has a connection for itself
 ---@return table? response `status`, `headers` (names in lower case), `body`, `json`, `operation` of a 202
@@ -355,6 +368,7 @@ function methods:request(method, path, settings)
   end
   settings = options.check(settings, REQUEST, "client:request")
   check_query(settings.query)
+  check_body(settings.body)
   if settings.json ~= nil and settings.body ~= nil then
     error("client:request: options 'json' and 'body' don't go together", 2)
   end

@@ -491,6 +491,11 @@ describe("what a script gives", function()
     assert.has_error(function()
       client:request("POST", "/1.0/profiles", { json = {}, body = "{}" })
     end, "client:request: options 'json' and 'body' don't go together")
+    for at, body in pairs { [1] = { 5 }, [2] = { "{", {} }, name = { name = "web" } } do
+      local ok, problem = pcall(client.request, client, "POST", "/1.0/instances", { body = body })
+      assert.is_false(ok)
+      assert.matches("option 'body': " .. at .. " must be a string or { path = … } in a list", problem, 1, true)
+    end
   end)
 
   it("to connect is refused where the script says it", function()
