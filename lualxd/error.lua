@@ -120,6 +120,11 @@ local CODES = {
 local HINTS_BY_TEXT = {
   { "^Instance is running", "stop it first, or delete it with { force = true }" },
   { "[Rr]enaming of running", "stop it first" },
+  { "export a running instance", "stop it first" },
+  { "^Instance is not running", "start it first" },
+  { "^Failed shutting down instance", "it was asked to, and goes on; { force = true } doesn't ask" },
+  { "No root device could be found", "it, or one of its profiles, needs a disk whose path is /" },
+  { "isn't listening on network", "its core.https_address says where it listens, as in :8443" },
   { "^Image alias not found", "see client.images.aliases:names()" },
   { "^Image not provided", "no image with this fingerprint is on the server" },
 }

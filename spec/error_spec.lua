@@ -89,8 +89,20 @@ describe("error", function()
     assert.are.equal("delete container web: Instance is running"
       .. " (DELETE /1.0/containers/web, 400)", tostring(err))
     assert.are.equal("x: " .. tostring(err), "x: " .. err)
-    err = errors.answer(400, "Instance is running", {})
-    assert.matches("stop it first", tostring(err))
+  end)
+
+  it("says what to do", function()
+    for text, hint in pairs {
+      ["Instance is running"] = "stop it first",
+      ["Instance is not running"] = "start it first",
+      ["Cannot export a running instance as an image"] = "stop it first",
+      ['Failed shutting down instance, status is "Running": shutting down the container failed'] = "force = true",
+      ["Failed creating instance record: Failed initialising instance: Failed getting root disk: "
+        .. "No root device could be found"] = "needs a disk",
+      ["Can't issue token when server isn't listening on network"] = "core.https_address",
+    } do
+      assert.matches(hint, tostring(errors.answer(400, text, {})), 1, true)
+    end
   end)
 
   it("sums up several", function()
