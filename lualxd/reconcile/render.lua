@@ -1,7 +1,6 @@
 -- A plan for people, and for programs: text and JSON, both made of the plan's data alone.
 local json = require "lualxd.json"
 local kinds = require "lualxd.reconcile.kinds"
-
 local values = require "lualxd.reconcile.values"
 
 local render = {}
