@@ -228,15 +228,18 @@ local function several(set)
   return one ~= nil and next(set, one) ~= nil
 end
 
+local WEAK = { __mode = "v" }
+
 ---Has an operation listened to in time that nobody asks for.
 ---@param link lualxd.link
 ---@param id string
 function feed.attend(link, id)
+  local held = setmetatable({ link = link }, WEAK) -- a client that nobody has any more goes at once
   loop.start(function()
     loop.sleep(feed.ALONE)
-    local rider = link.riders[id]
+    local rider = held.link and held.link.riders[id]
     if rider and not rider.asked then
-      want(link)
+      want(held.link)
     end
   end)
 end
