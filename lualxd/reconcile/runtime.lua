@@ -293,6 +293,7 @@ function runtime.exec(this, _, subject)
   local ready = subject.entry.ready
   local deadline = core.now() + ready.timeout
   local pause = 0.05
+  local said = "the command hasn't ended"
   while true do
     local status, err = probe(this, subject, ready, deadline)
     if status == 0 then
@@ -302,7 +303,11 @@ function runtime.exec(this, _, subject)
     elseif err and HOPELESS[err.kind] then
       return nil, err
     end
-    local said = err and err.message or "the command ended with " .. tostring(status)
+    if status then
+      said = "the command ended with " .. status
+    elseif err.kind ~= "timeout" then -- that says less than what is known already
+      said = err.message
+    end
     if core.now() + pause >= deadline then
       return nil, errors.new("timeout", {
         tried = "ready of " .. subject.entry.kind.noun .. " " .. subject.entry.name,

@@ -335,17 +335,18 @@ describe("states", function()
     entry.ready = nil
     apply(source, { allow = 3 })
     entry.state = "running"
-    entry.ready = { exec = { "false" }, timeout = 0.5 }
-    local report, err = reconcile.apply(client, source)
-    assert.is_nil(report)
-    assert.truthy(tostring(err):find("not ready within 0.5 s: the command ended with 1", 1, true),
-      tostring(err))
-    -- A command that isn't there may come yet.
-    entry.ready = { exec = { "/later" }, timeout = 0.5 }
-    report, err = reconcile.apply(client, source)
-    assert.is_nil(report)
-    assert.truthy(tostring(err):find("not ready within 0.5 s: the command ended with 127", 1, true),
-      tostring(err))
+    local function unready(command, timeout, reason)
+      entry.ready = { exec = command, timeout = timeout }
+      local report, err = reconcile.apply(client, source)
+      assert.is_nil(report)
+      assert.truthy(tostring(err):find(string.format("not ready within %g s: %s", timeout, reason), 1, true),
+        tostring(err))
+    end
+    unready({ "false" }, 3, "the command ended with 1")
+    unready({ "/later" }, 3, "the command ended with 127") -- it may come yet
+    unready({ "sleep", "77" }, 0.5, "the command hasn't ended")
+    -- What it said before counts, not that it was still running.
+    unready({ "sh", "-c", "test ! -e /once || exec sleep 77; : > /once; exit 3" }, 3, "the command ended with 3")
     -- It isn't forgotten: the next run looks again.
     assert.are.same({ "containers/" .. name .. ":exec" }, step_ids(plan(source).steps))
     entry.ready.exec = { "true" }
