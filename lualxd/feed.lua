@@ -145,12 +145,7 @@ end
 
 local function up(link, this)
   this.since = core.now()
-  -- Those who stand in line for a connection need none now.
-  local line = link.line
-  link.line = {}
-  for _, place in ipairs(line) do
-    loop.fire(place)
-  end
+  link.waits:disperse() -- who stands in line for a connection needs none now
   catch_up(link, this.since) -- what was said before was said to others
 end
 

@@ -17,28 +17,6 @@ local SLICE, SLICE_IN_LINE = 5, 1
 -- While progress is wanted, the operation is read this often (seconds).
 local PROGRESS_PERIOD = 0.25
 
--- Waits by `/wait` hold a connection each; one is left free for everything else. False: there are events by now.
-local function take_lane(link)
-  while link.waits >= math.max(1, link.connections - 1) do
-    local place = loop.condition(link)
-    link.line[#link.line + 1] = place
-    loop.await(place)
-    if feed.since(link) then
-      return false
-    end
-  end
-  link.waits = link.waits + 1
-  return true
-end
-
-local function leave_lane(link)
-  link.waits = link.waits - 1
-  local place = table.remove(link.line, 1)
-  if place then
-    loop.fire(place)
-  end
-end
-
 -- What an error may tell of an operation. The metadata of one with WebSockets holds their secrets (and the environment
 -- of a command), that of a token the token's.
 local function without_secrets(operation)
@@ -103,17 +81,20 @@ end
 
 -- One `/wait`. Nothing: somebody else has opened the events meanwhile.
 local function wait_by_request(link, path, tried)
-  if not take_lane(link) then
+  local function needless()
+    return feed.since(link) ~= nil
+  end
+  if not link.waits:take(needless) then
     return nil
   end
-  local slice = (#link.line > 0 or link.connections == 1) and SLICE_IN_LINE or SLICE
+  local slice = (link.waits:awaited() or link.connections == 1) and SLICE_IN_LINE or SLICE
   -- Operations have no project of their own; the scope's would only be in the way.
   local answer, err = http.ask({ link = link }, "GET", path .. "/wait", {
     query = { timeout = slice },
     timeout = slice + link.timeout,
     tried = tried,
   })
-  leave_lane(link)
+  link.waits:give()
   return answer, err
 end
 

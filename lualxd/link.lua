@@ -4,6 +4,7 @@ local core = require "lualxd.core"
 local errors = require "lualxd.error"
 local http = require "lualxd.http"
 local loop = require "lualxd.loop"
+local turns = require "lualxd.turns"
 local which = require "lualxd.loop.which"
 
 local link = {}
@@ -86,10 +87,6 @@ function link.open(place, settings)
     server = nil,
     trusted = nil,
     extensions = {},
-    waits = 0, -- connections that hold a `/wait`
-    line = {}, -- who would like to
-    openings = 0, -- commands and consoles whose WebSockets are being opened
-    openers = {}, -- who would like to
     riders = setmetatable({}, { __mode = "v" }), -- operations that aren't known to have ended, by id
     feed = nil, -- the events of operations, while listened to
     orderly = setmetatable({}, { __mode = "k" }), -- what must end before the connections do -> how it is ended
@@ -99,6 +96,11 @@ function link.open(place, settings)
     pollable = pollable(),
     loop = settings.loop and which.tell(settings.loop, "lxd.connect"),
   }
+  -- A `/wait` holds a connection; one is left free for everything else.
+  self.waits = turns.new(self, math.max(1, self.connections - 1))
+  -- LXD gives up a command whose WebSockets aren't all connected within 5 s (lxd/instance_exec.go). So no more are
+  -- opened at a time than there may be requests.
+  self.openings = turns.new(self, self.connections)
   self.has = function(extension)
     return self.extensions[extension] == true
   end

@@ -16,12 +16,12 @@ local meta = { __name = "lualxd.websocket", __index = methods }
 ---Begins one; nothing waits yet.
 ---@param scope lualxd.scope
 ---@param path string
----@param settings { query: table?, tried: string? }
+---@param settings { query: table?, tried: string?, silence: number? } as the core has them
 ---@return lualxd.websocket? socket
 ---@return lualxd.error? err
 function websocket.start(scope, path, settings)
   local exchange, err = http.start(scope, "GET", path, {
-    query = settings.query, tried = settings.tried, upgrade = true,
+    query = settings.query, tried = settings.tried, upgrade = true, silence = settings.silence,
   })
   if not exchange then
     return nil, err
@@ -178,7 +178,7 @@ local function connect(this, sockets, names)
     end
     local err
     sockets[name], err = websocket.start({ link = this.scope.link }, path, {
-      query = { secret = secret }, tried = this.tried,
+      query = { secret = secret }, tried = this.tried, silence = this.silence and this.silence[name],
     })
     if err then
       return err
@@ -216,27 +216,9 @@ local function open(this, path, body, stages, begun)
   return sockets
 end
 
--- LXD gives up a command whose WebSockets aren't all connected within 5 s (lxd/instance_exec.go). So no more are opened
--- at a time than there may be requests; the others stand in line.
-local function take_turn(link)
-  while link.openings >= link.connections do
-    local place = loop.condition(link)
-    table.insert(link.openers, place)
-    loop.await(place)
-  end
-  link.openings = link.openings + 1
-end
-
-local function leave_turn(link)
-  link.openings = link.openings - 1
-  local place = table.remove(link.openers, 1)
-  if place then
-    loop.fire(place)
-  end
-end
-
 ---Has an operation made that talks by WebSockets, and connects them: all or none.
----@param this { scope: lualxd.scope, tried: string } gets `first`, the operation, and `request`
+---@param this { scope: lualxd.scope, tried: string, silence: table<string, number>? } gets `first`, the operation, and
+---`request`; `silence`, by name, of those that nothing will be sent over
 ---@param path string
 ---@param body string JSON
 ---@param stages string[][] their names; those of a stage are there before the next one's are asked for
@@ -253,9 +235,9 @@ function websocket.open(this, path, body, stages, begun)
   local ok, sockets, err
   -- In a task: who waits may be killed, and would keep its turn.
   loop.start(function()
-    take_turn(link)
+    link.openings:take()
     ok, sockets, err = pcall(open, this, path, body, stages, begun)
-    leave_turn(link)
+    link.openings:give()
     if killed and ok and sockets then
       close_all(sockets)
     end

@@ -82,6 +82,7 @@ build = {
     ["lualxd.tree"] = "lualxd/tree.lua",
     ["lualxd.trust"] = "lualxd/trust.lua",
     ["lualxd.websocket"] = "lualxd/websocket.lua",
+    ["lualxd.turns"] = "lualxd/turns.lua",
     ["lualxd.words"] = "lualxd/words.lua",
     ["lualxd.core"] = {
       sources = {

@@ -5,6 +5,7 @@ local imitation = require "spec.support.imitation"
 local lxd = require "lualxd"
 local relays = require "spec.support.relay"
 local server = require "spec.support.lxd"
+local turns = require "lualxd.turns"
 
 local name
 
@@ -351,7 +352,8 @@ describe("the connection of events", function()
       lxd.sleep(0)
       return nil, { kind = "connect" }
     end
-    local link = { riders = {}, line = {}, engine = true, has = function() return false end }
+    local link = { riders = {}, engine = true, has = function() return false end }
+    link.waits = turns.new(link, 1)
     -- Each level drives the others in a coroutine of the script's, inside the one before.
     local function nest(levels)
       if levels == 0 then
