@@ -144,12 +144,15 @@ function core.engine(on, options) end
 ---isn't used again, over HTTP/2 it needs none of its own
 ---@field urgent boolean? before all in line that aren't
 ---@field hash boolean? keep the SHA-256 of the files in `body`
+---@field upgrade boolean? a GET whose connection becomes a WebSocket: beside the requests that count, and active until
+---it ends; its `timeout` is the handshake's. A server that refuses has answered as to any request
+---@field silence number? of an `upgrade` over which nothing will be sent: pings are answered when nothing has come for so
+---many seconds; math.huge: never. A peer that has said all closes, and what it said last is lost where TCP meets a byte
+---of ours then, or before that one which nobody has read
 
 ---Puts a request in line and advances it as far as goes without blocking: when `connections` allows,
 ---a request whose body is in memory is in the kernel when this returns.
 ---@param options lualxd.core.request_options
----@field upgrade boolean? a GET whose connection becomes a WebSocket: beside the requests that count, and active until
----it ends; its `timeout` is the handshake's. A server that refuses has answered as to any request
 ---@return lualxd.core.request
 function engine:submit(options) end
 

@@ -85,7 +85,7 @@ local meta = { __name = "lualxd.exchange", __index = exchange }
 ---@field object boolean? an answer whose metadata is no table is `protocol`
 
 -- Settings that few requests have.
-local RARE = { "length", "limit", "hash", "timeout", "brief", "urgent", "upgrade" }
+local RARE = { "length", "limit", "hash", "timeout", "brief", "urgent", "upgrade", "silence" }
 
 local function headers_of(settings)
   local headers = settings.headers

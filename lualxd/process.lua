@@ -208,6 +208,7 @@ function process.start(node, argv, settings, who)
     tried = "exec " .. argv[1] .. " in " .. node.kind.one .. " " .. node.name,
     scope = scope,
     tty = settings.tty,
+    silence = { ["1"] = 1, ["2"] = math.huge }, -- LXD reads nothing of the latter, not even pongs
     limit = settings.max_output,
     started = core.now(),
     timeout = settings.timeout,

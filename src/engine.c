@@ -375,7 +375,7 @@ static void check_idle(lxd_engine *e, int64_t now)
         int64_t at = r->touched + r->timeout;
         if (at > now) {
             if (at < e->idle_at) e->idle_at = at;
-        } else {
+        } else if (!r->ws || !lxd_websocket_idle(r)) {
             lxd_request_blame(r, LXD_TIMEOUT, 0, "no progress for %g s",
                               (double)r->timeout / 1e9);
             lxd_engine_end(r);

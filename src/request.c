@@ -273,21 +273,28 @@ static bool flag(lua_State *L, int options, const char *name)
     return on;
 }
 
+/* Nanoseconds of an option that is in seconds: `absent` where it isn't there, `endless` for more than a life. */
+static int64_t nanoseconds(lua_State *L, int options, const char *name, int64_t absent, int64_t endless)
+{
+    int64_t ns = absent;
+    lua_getfield(L, options, name);
+    if (!lua_isnil(L, -1)) {
+        lua_Number seconds = lua_tonumber(L, -1);
+        if (!lua_isnumber(L, -1) || !(seconds >= 0)) luaL_error(L, "option '%s' must be seconds", name);
+        ns = seconds < 1e9 ? (int64_t)(seconds * 1e9) : endless;
+    }
+    lua_pop(L, 1);
+    return ns;
+}
+
 static void read_numbers(lua_State *L, int options, lxd_request *r)
 {
     lua_getfield(L, options, "limit");
     lua_Number limit = luaL_optnumber(L, -1, (lua_Number)LIMIT);
     if (!(limit >= 0 && limit <= 9e15)) luaL_error(L, "option 'limit' must be a number of bytes");
     r->limit = (size_t)limit;
-    lua_getfield(L, options, "timeout");
-    r->timeout = -1;
-    if (!lua_isnil(L, -1)) {
-        lua_Number timeout = lua_tonumber(L, -1);
-        if (!lua_isnumber(L, -1) || !(timeout >= 0))
-            luaL_error(L, "option 'timeout' must be seconds");
-        r->timeout = timeout < 1e9 ? (int64_t)(timeout * 1e9) : 0;
-    }
-    lua_pop(L, 2);
+    lua_pop(L, 1);
+    r->timeout = nanoseconds(L, options, "timeout", -1, 0);
 }
 
 lxd_request *lxd_request_new(lua_State *L, int options)
@@ -322,7 +329,8 @@ lxd_request *lxd_request_new(lua_State *L, int options)
     if (flag(L, options, "hash") && !lxd_source_hash_files(&r->source))
         luaL_error(L, "not enough memory");
     read_numbers(L, options, r);
-    if (flag(L, options, "upgrade") && !(r->ws = lxd_websocket_new()))
+    int64_t silence = nanoseconds(L, options, "silence", 0, LXD_NEVER);
+    if (flag(L, options, "upgrade") && !(r->ws = lxd_websocket_new(silence)))
         luaL_error(L, "not enough memory");
     return r;
 }

@@ -56,14 +56,17 @@ struct lxd_websocket {
     bool cut;                       /* nothing can be sent any more */
     bool wants_room;                /* a sender was turned away */
     bool deaf;                      /* nothing is read until Lua has taken some of what came */
+    int64_t silence;                /* ns in which nothing may have come when pings are answered */
+    bool silent;                    /* nothing has */
 };
 
-lxd_websocket *lxd_websocket_new(void)
+lxd_websocket *lxd_websocket_new(int64_t silence)
 {
     lxd_websocket *w = LXD_CALLOC(1, sizeof *w);
     if (!w) return NULL;
     w->messages = LXD_CALLOC(MESSAGES, sizeof *w->messages);
     w->room = MESSAGES;
+    w->silence = silence;
     if (w->messages) return w;
     LXD_FREE(w);
     return NULL;
@@ -106,6 +109,7 @@ static bool receive(lxd_request *r, lxd_buffer *to)
         return false;
     }
     lxd_engine_touch(r);
+    w->silent = false;
     w->budget -= (int64_t)n;
     if (!lxd_buffer_add(to, chunk, n)) w->no_memory = true;
     return !w->no_memory;
@@ -446,6 +450,28 @@ static bool sends_fewer(const lxd_websocket *w, size_t part)
            wslay_event_get_queued_msg_count(w->events) < MESSAGES / part;
 }
 
+/* Whether pongs wait. A peer that has said all closes at once (LXD: lxd/instance_exec.go), and where TCP meets a
+ * byte after that, it drops what the peer's kernel still had to send: a pong in the midst of the last output loses
+ * the rest of it. So who only listens answers once there is nothing more to hear; or never, for a pong that nobody
+ * has read when the peer closes does the same. */
+static bool holds_pongs(const lxd_websocket *w)
+{
+    return w->silence > 0 && !w->silent && !owes(w) && !wslay_event_get_close_received(w->events);
+}
+
+/* Sends what there is to be sent, as much as goes. */
+static int send_all(lxd_request *r)
+{
+    lxd_websocket *w = r->ws;
+    int sent;
+    if (holds_pongs(w)) return 0;
+    do {
+        sent = wslay_event_send(w->events);
+        flush(r); /* there may be room by now for what wslay was told to keep */
+    } while (sent == 0 && goes(w) && wslay_event_want_write(w->events));
+    return sent;
+}
+
 static void exchange(lxd_request *r)
 {
     lxd_websocket *w = r->ws;
@@ -454,10 +480,7 @@ static void exchange(lxd_request *r)
     do {
         received = wslay_event_recv(w->events);
         owed = owes(w);
-        do {
-            sent = wslay_event_send(w->events);
-            flush(r); /* there may be room by now for what wslay was told to keep */
-        } while (sent == 0 && goes(w) && wslay_event_want_write(w->events));
+        sent = send_all(r);
     } while (owed && received == 0 && sent == 0 && goes(w));
     if (w->cut && owes(w)) w->ended = true; /* whoever still pings will never have an answer */
     if (received == WSLAY_ERR_NOMEM || sent == WSLAY_ERR_NOMEM) {
@@ -473,6 +496,19 @@ static void exchange(lxd_request *r)
     if (w->wants_room && sends_fewer(w, 2)) {
         w->wants_room = false;
         note(r);
+    }
+}
+
+/* Has the engine come back for the pongs that wait, when nothing has come for long enough. */
+static void await_silence(lxd_request *r)
+{
+    lxd_websocket *w = r->ws;
+    bool waits = w->pongs > 0 && !w->deaf && holds_pongs(w) && w->silence < LXD_NEVER;
+    if (waits && r->timeout == 0) {
+        r->timeout = w->silence;
+        lxd_engine_touch(r);
+    } else if (!waits) {
+        r->timeout = 0;
     }
 }
 
@@ -492,6 +528,7 @@ static void settle(lxd_request *r)
     if (w->deaf || w->rest == NONE) w->rest = NONE;
     else r->engine->eager = true;
     if (!w->deaf && !owes(w)) what |= LXD_IN;
+    if (w->stage == OPEN && w->silence > 0) await_silence(r);
     if (!lxd_engine_watch(r, what)) {
         lxd_request_blame(r, LXD_FAILED, 0, "the socket can't be watched");
         lxd_engine_end(r);
@@ -512,6 +549,14 @@ void lxd_websocket_drive(lxd_request *r)
     if (w->stage == REFUSAL) read_refusal(r);
     if (w->stage == OPEN && r->kind == LXD_NO_FAILURE) exchange(r);
     settle(r);
+}
+
+bool lxd_websocket_idle(lxd_request *r)
+{
+    if (r->ws->stage != OPEN) return false;
+    r->ws->silent = true;
+    lxd_websocket_drive(r);
+    return true;
 }
 
 void lxd_websocket_go_on(lxd_request *r)

@@ -185,7 +185,11 @@ local before, opened
 function support.open(options)
   local s = setmetatable({ connections = {} }, listener)
   support.path = support.directory .. "/socket"
-  s.fd = assert(posix.listen(support.path, options and options.backlog))
+  if options and options.tcp then
+    s.fd, s.port = posix.listen_tcp()
+  else
+    s.fd = assert(posix.listen(support.path, options and options.backlog))
+  end
   support.server = s
   support.poller = assert(core.poller())
   support.engine = support.new_engine(options)
@@ -195,7 +199,7 @@ end
 function support.new_engine(options)
   options = options or {}
   return assert(core.engine(support.poller, {
-    unix = options.unix or support.path,
+    unix = not options.tcp and (options.unix or support.path) or nil,
     connections = options.connections or 4,
     timeout = options.timeout or 5,
   }))

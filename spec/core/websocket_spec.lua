@@ -64,7 +64,10 @@ describe("a WebSocket", function()
     if not support.server then
       support.open(fields)
     end
-    local r = support.get { upgrade = true, url = "http://lxd/1.0/events?type=x", timeout = fields and fields.timeout }
+    fields = fields or {}
+    local host = fields.tcp and "127.0.0.1:" .. support.server.port or "lxd"
+    local r = support.get { upgrade = true, silence = fields.silence, timeout = fields.timeout,
+      url = "http://" .. host .. "/1.0/events?type=x" }
     return r, support.server:accept()
   end
 
@@ -203,6 +206,54 @@ describe("a WebSocket", function()
     c:send(frame(TEXT, "unread") .. frame(PING, "still there?"))
     assert.equal(PONG, (take(c)))
     assert.equal("unread", (message(r)))
+  end)
+
+  it("that only listens answers pings when nothing has come for a while", function()
+    local r, c = open { silence = 1 }
+    local before = support.core.now()
+    c:send(frame(PING, "still there?"))
+    assert.equal(PONG, (take(c)))
+    assert.is_true(support.core.now() - before >= 1)
+    c:send(frame(PING, "1") .. frame(PING, "2"))
+    assert.equal(PONG, (take(c)))
+    assert.equal(PONG, (take(c)))
+    c:send(frame(PING, "3") .. frame(TEXT, "last") .. frame(CLOSE, "\3\232"))
+    support.finish(r)
+    assert.equal("last", (r:receive()))
+  end)
+
+  -- TCP drops what a closed socket still had to send as soon as anything comes for it.
+  for _, silence in ipairs { 1, math.huge } do
+    it("that only listens hears all that was said before the peer closed, over TCP: " .. silence, function()
+      local r, c = open { silence = silence, tcp = true }
+      c:send(frame(PING, "keepalive"))
+      local piece, sent = ("x"):rep(65536), 0
+      c:send "\130\127\0\0\0\0\127\0\0\0" -- a message longer than what will come of it
+      repeat
+        local n = posix.send(c.fd, piece)
+        sent = sent + (n or 0)
+      until not n
+      assert.is_true(sent > 500000)
+      c:close()
+      local got = 0
+      support.until_(function()
+        local bytes = r:receive()
+        got = got + (bytes and #bytes or 0)
+        return not bytes and r:state() == "done"
+      end)
+      assert.equal(sent, got)
+    end)
+  end
+
+  it("may answer no pings at all", function()
+    local r, c = open { silence = math.huge }
+    c:send(frame(PING, "1"))
+    local deadline = support.core.now() + 1.5
+    support.until_(function()
+      return support.core.now() > deadline
+    end)
+    assert.equal("", c:peek())
+    assert.is_true(r:is_open())
   end)
 
   it("tells whether anything was said yet, be it a ping", function()
