@@ -28,7 +28,7 @@ end
 
 -- How many processes in the container have this in their command line.
 local function running(text)
-  local list = server.lxc("exec %s -- ps", name)
+  local list = server.inside(name, "ps")
   local count = 0
   for line in list:gmatch "[^\n]+" do
     count = count + (line:find(text, 1, true) and 1 or 0)
@@ -37,7 +37,7 @@ local function running(text)
 end
 
 local function until_gone(text)
-  local deadline = core.now() + 5
+  local deadline = core.now() + 20
   while running(text) > 0 do
     assert(core.now() < deadline, text .. " still runs")
     lxd.sleep(0.05)
@@ -336,9 +336,8 @@ describe("instance:spawn", function()
   end)
 
   it("tells a terminal its new size", function()
-    local process = assert(instance:spawn({ "sh", "-c", "stty size; until stty size | grep ^43; do sleep 0.1; done; sleep 0.2" }, {
-      tty = { width = 80, height = 24 },
-    }))
+    local text = "stty size; until stty size | grep ^43; do sleep 0.1; done; sleep 0.2"
+    local process = assert(instance:spawn({ "sh", "-c", text }, { tty = { width = 80, height = 24 } }))
     assert.matches("^24 80", process:read())
     process:resize(132, 43)
     assert.matches("43 132", assert(process:wait()).stdout)

@@ -18,16 +18,8 @@ teardown(function()
   server.clean()
 end)
 
--- Of commands that say something: `lxc exec` (5.0.2) now and then shows nothing of it, and succeeds (seen under load).
 local function inside(command)
-  local out
-  for _ = 1, 3 do
-    out = server.lxc("exec %s -- sh -c '%s'", name, command):gsub("%s+$", "")
-    if out ~= "" then
-      break
-    end
-  end
-  return out
+  return server.inside(name, command)
 end
 
 describe("files", function()

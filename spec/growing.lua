@@ -83,4 +83,4 @@ client:close()
 local lua, process = after.lua - before.lua, highest - most
 print(string.format("%d %s: %+.0f KiB of Lua, %+d KiB of the process at most, %+d descriptors", kind.more, what, lua,
   process, after.descriptors - before.descriptors))
-os.exit(lua < 256 and process < 8192 and after.descriptors <= before.descriptors)
+os.exit(lua < 512 and process < 8192 and after.descriptors <= before.descriptors)

@@ -123,7 +123,7 @@ describe("an operation that has vanished", function()
     client:close() -- it may listen to events, and know
     client = server.connect()
     client._scope.link.feedless = true -- as where the server tells no events
-    for _, stem in ipairs { "existing", "started", "stopped", "deleted", "renamed", "restarted" } do
+    for _, stem in ipairs { "existing", "started", "stopped", "deleted", "renamed", "restarted", "updated" } do
       names[stem] = server.name "c"
       assert(create(names[stem]):wait())
     end
@@ -134,7 +134,7 @@ describe("an operation that has vanished", function()
     local function item(stem)
       return client.containers(names[stem])
     end
-    old = client.containers(names.existing):get()
+    old = client.containers(names.updated):get()
     ops.created = create(names.created)
     ops.existing = create(names.existing)
     ops.started = item "started":start()
@@ -143,7 +143,7 @@ describe("an operation that has vanished", function()
     ops.renamed = item "renamed":rename(names.target)
     ops.restarted = item "restarted":restart { force = true }
     ops.snapshot = item "existing".snapshots:create { name = "s" }
-    ops.updated = item "existing":put(old)
+    ops.updated = item "updated":put(old)
     local started = core.now()
     repeat
       lxd.sleep(0.25)

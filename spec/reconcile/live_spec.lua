@@ -95,9 +95,9 @@ describe("a stack on a real server", function()
       assert.truthy(server.look("/1.0/instances/" .. name .. "/snapshots/pristine"))
     end
     assert.are.equal("hello\n", server.lxc("file pull %s/etc/motd -", web[1]))
-    assert.are.equal("600 5 6 hush", server.lxc("exec %s -- sh -c 'stat -c \"%%a %%u %%g\""
-      .. " /srv/a/b/c | tr \"\\n\" \" \"; cat /srv/a/b/c'", web[1]))
-    assert.are.equal("755 0\n", server.lxc("exec %s -- stat -c '%%a %%u' /srv/a/b", web[1]))
+    assert.are.equal("600 5 6 hush", server.inside(web[1],
+      [[stat -c "%a %u %g" /srv/a/b/c | tr "\n" " "; cat /srv/a/b/c]]))
+    assert.are.equal("755 0", server.inside(web[1], "stat -c '%a %u' /srv/a/b"))
     -- The snapshot is of the container as declared.
     local copy = server.name "web"
     server.lxc("copy %s/pristine %s", web[1], copy)
@@ -231,15 +231,14 @@ describe("what takes effect at the next start", function()
     assert(planned:apply())
     local before = look(name)
     assert.are.equal("true", before.config["security.privileged"])
-    assert.are_not.equal("0", server.lxc("exec %s -- sh -c 'cut -d\" \" -f1 /proc/self/uid_map; "
-      .. "awk \"{print \\$2}\" /proc/self/uid_map'", name):match "(%d+)\n$")
+    assert.are_not.equal("0", server.inside(name, "awk '{print $2}' /proc/self/uid_map"):match "%d+$")
     planned = plan(source)
     assert.are.equal(0, #planned.steps)
     assert.are.equal("finish", planned.blocked[1].changes[1].why)
     apply(source, { allow = 3 })
     local after = look(name)
     assert.are_not.equal(before.last_used_at, after.last_used_at)
-    assert.matches("^ *0 +0 ", server.lxc("exec %s -- cat /proc/self/uid_map", name))
+    assert.matches("^ *0 +0 ", server.inside(name, "cat /proc/self/uid_map"))
     assert.is_true(plan(source).empty)
   end)
 
@@ -266,8 +265,7 @@ describe("what takes effect at the next start", function()
     assert.are.same({ "containers/" .. name .. ":restart" }, step_ids(plan(source).blocked))
     apply(source, { allow = 3 })
     assert.are_not.equal(started, look(name).last_used_at)
-    assert.are.equal("b\n", server.lxc("exec %s -- sh -c 'tr \"\\0\" \"\\n\" < /proc/1/environ |"
-      .. " sed -n s/^A=//p'", name))
+    assert.are.equal("b", server.inside(name, [[tr "\0" "\n" < /proc/1/environ | sed -n s/^A=//p]]))
   end)
 end)
 
@@ -362,8 +360,7 @@ describe("files", function()
     apply(source)
     entry.files["/etc/motd"] = { content = "two", mode = "0600", uid = 7 }
     apply(source)
-    assert.are.equal("600 7 two", server.lxc("exec %s -- sh -c 'stat -c \"%%a %%u\" /etc/motd"
-      .. " | tr \"\\n\" \" \"; cat /etc/motd'", name))
+    assert.are.equal("600 7 two", server.inside(name, [[stat -c "%a %u" /etc/motd | tr "\n" " "; cat /etc/motd]]))
     server.lxc("exec %s -- sh -c 'echo x > /etc/motd'", name)
     assert.is_true(plan(source).empty)
     apply(source, { verify = "files" })
