@@ -32,7 +32,7 @@ local function edit_now(change, node, f, encode)
     local result
     result, err = change:complete("PUT", node.path, {
       json = after,
-      etag = http.etag(answer.head),
+      etag = http.etag(node.scope.link, answer.head),
     }, outcome.unknown(change.tried))
     if not err or err.kind ~= "conflict" then
       return result, err

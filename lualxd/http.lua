@@ -18,6 +18,7 @@ local http = {}
 ---@field timeout number seconds
 ---@field trace function?
 ---@field trusted boolean?
+---@field bare_etags boolean? the server writes its ETags without quotes
 ---@field loop lualxd.adapter? told by `connect`
 
 ---@class lualxd.scope
@@ -87,7 +88,7 @@ local meta = { __name = "lualxd.exchange", __index = exchange }
 -- Settings that few requests have.
 local RARE = { "length", "limit", "hash", "timeout", "brief", "urgent", "upgrade", "silence" }
 
-local function headers_of(settings)
+local function headers_of(link, settings)
   local headers = settings.headers
   if not (settings.json or settings.body or settings.etag) then
     return headers
@@ -99,7 +100,8 @@ local function headers_of(settings)
       or "Content-Type: application/octet-stream"
   end
   if settings.etag then
-    headers[#headers + 1] = 'If-Match: "' .. settings.etag .. '"'
+    local quote = link.bare_etags and "" or '"'
+    headers[#headers + 1] = "If-Match: " .. quote .. settings.etag .. quote
   end
   return headers
 end
@@ -127,7 +129,7 @@ function http.start(scope, method, path, settings)
     object = settings.object,
     change = change,
     once = change,
-    headers = headers_of(settings),
+    headers = headers_of(link, settings),
     body = settings.json or settings.body,
     stream = settings.stream,
     started = link.trace and core.now(), -- once it has ended: when it was sent
@@ -353,10 +355,12 @@ function http.headers(head)
   return headers
 end
 
----LXD quotes its ETags; the value goes back without quotes of its own (lxd/util/http.go trims them).
+---The ETag without its quotes. It goes back as it came: LXD quotes it and trims the quotes, but older ones don't
+---quote it and compare what comes as it is.
+---@param link lualxd.link
 ---@param head string
 ---@return string?
-function http.etag(head)
+function http.etag(link, head)
   local start = find_line(head, ETAG)
   local stop = start and head:find('"\r', start + 1, true)
   if stop then
@@ -368,6 +372,7 @@ function http.etag(head)
   elseif value:sub(1, 1) == '"' and value:find('"', 2, true) == #value then
     return value:sub(2, -2)
   end
+  link.bare_etags = not value:find('"', 1, true)
   return (value:gsub("^W/", ""):gsub('"', ""))
 end
 

@@ -100,7 +100,7 @@ local function give_alias(change, alias, fingerprint)
   end
   answer, err = change:ask("PUT", path, {
     json = json.encode { target = fingerprint, description = answer.data.description },
-    etag = http.etag(answer.head),
+    etag = http.etag(change.scope.link, answer.head),
   })
   return answer and true, err
 end

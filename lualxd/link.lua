@@ -92,6 +92,7 @@ function link.open(place, settings)
     orderly = setmetatable({}, { __mode = "k" }), -- what must end before the connections do -> how it is ended
     parting = {}, -- path -> condition of the console of it that is being let go
     feedless = nil, -- the server refused them
+    bare_etags = nil, -- the server writes them without quotes
     editing = {}, -- path -> condition of the edit that is under way
     pollable = pollable(),
     loop = settings.loop and which.tell(settings.loop, "lxd.connect"),

@@ -138,7 +138,7 @@ function item:get()
   if not answer then
     return nil, err
   end
-  return answer.data, http.etag(answer.head)
+  return answer.data, http.etag(self.scope.link, answer.head)
 end
 
 ---@return boolean? exists

@@ -101,6 +101,39 @@ describe("an LXD 2.0", function()
   end)
 end)
 
+-- An older LXD compares If-Match with its ETag as it is, and writes that without quotes.
+describe("an ETag", function()
+  local server, client
+
+  before_each(function()
+    server = imitation.start()
+    client = assert(lxd.connect { socket = server.socket })
+  end)
+
+  after_each(function()
+    client:close()
+    server:stop()
+  end)
+
+  for _, written in ipairs { 'abc', '"abc"' } do
+    it("goes back as it came: " .. written, function()
+      server:rules({ method = "GET", path = "^/1.0/profiles/p$", answer = { headers = { ETag = written },
+        json = { type = "sync", status_code = 200, metadata = { name = "p", description = "" } } } })
+      local data, etag = assert(client.profiles "p":get())
+      assert.are.equal("abc", etag)
+      client.profiles "p":put(data, etag):wait()
+      client.profiles "p":patch { description = "x" }:wait()
+      local seen = {}
+      for _, request in ipairs((server:record())) do
+        if request.method == "PUT" then
+          seen[#seen + 1] = request.headers["if-match"]
+        end
+      end
+      assert.are.same({ written, written }, seen)
+    end)
+  end
+end)
+
 -- What no LXD answers, in words that it uses otherwise.
 describe("an odd answer", function()
   local server, client
