@@ -83,16 +83,18 @@ local function copy_of(value)
   return copy
 end
 
+-- A map that isn't there yet is merged into an empty one: what it unsets isn't to come into it.
 local function merge(data, patch)
   for key, value in pairs(patch) do
     if value == words.unset then
       data[key] = nil
-    elseif is_map(value) and is_map(data[key]) then
-      merge(data[key], value)
+    elseif is_map(value) then
+      data[key] = merge(is_map(data[key]) and data[key] or setmetatable({}, getmetatable(value)), value)
     else
       data[key] = copy_of(value)
     end
   end
+  return data
 end
 
 ---What a patch does to an object's data.

@@ -1,6 +1,7 @@
 -- lualxd with a server as old as they get: LXD 2.0, which has no API extension at all, as
 -- spec/support/imitation answers for it. And that the imitation leaves nothing behind.
 
+local cjson = require "cjson"
 local lxd = require "lualxd"
 local imitation = require "spec.support.imitation"
 
@@ -98,6 +99,19 @@ describe("an LXD 2.0", function()
     local _, err = client:project "p".containers:names()
     assert.are.equal("projects", err.extension)
     assert.are.equal(before, #server:record())
+  end)
+
+  it("has maps patched that it gives as null", function()
+    server:rules({ method = "GET", path = "^/1.0/profiles/p$",
+      sync = { name = "p", description = "", config = cjson.null, devices = cjson.null } })
+    client.profiles "p":patch {
+      config = { ["user.a"] = lxd.unset, ["user.b"] = 1 },
+      devices = { eth0 = { type = "none", name = lxd.unset } },
+    }:wait()
+    local requests = server:record()
+    assert.are.same({
+      name = "p", description = "", config = { ["user.b"] = "1" }, devices = { eth0 = { type = "none" } },
+    }, cjson.decode(requests[#requests].body))
   end)
 end)
 
