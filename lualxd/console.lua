@@ -69,6 +69,7 @@ function console.open(node, settings)
     scope = node.scope,
     path = http.path(node.scope, node.path),
     tried = "console of " .. node.kind.one .. " " .. node.name,
+    needs = "console",
   }
   local parting = this.scope.link.parting[this.path]
   if parting then
@@ -151,7 +152,7 @@ meta.__close = methods.close
 ---@return lualxd.error? err
 function console.log(node)
   local answer, err = http.ask(node.scope, "GET", node.path .. "/console", {
-    raw = true, tried = "log of the console of " .. node.kind.one .. " " .. node.name,
+    raw = true, tried = "log of the console of " .. node.kind.one .. " " .. node.name, needs = "console",
   })
   if answer then
     return answer.body or ""

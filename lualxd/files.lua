@@ -261,9 +261,9 @@ local function piece_source(source)
   end
 end
 
-local function post(change, self, path, body, headers)
+local function post(change, self, path, body, headers, needs)
   local settings = request(path, change.tried)
-  settings.headers = headers
+  settings.headers, settings.needs = headers, needs
   if type(body) == "string" then
     settings.body = body
     return change:ask("POST", self.node.path .. "/files", settings)
@@ -368,18 +368,14 @@ function methods:append(path, source)
   end
   local tried = in_instance(self, "append to", path)
   return operation.start(self.node.scope, tried, function(change)
-    if not self.node.scope.link.has("file_append") then
-      return nil, errors.new("unsupported", {
-        tried = tried,
-        extension = "file_append",
-        message = "the server lacks the API extension file_append",
-      })
-    end
     local answer, err = post(change, self, path, source,
-      { "X-LXD-type: file", "X-LXD-write: append" })
+      { "X-LXD-type: file", "X-LXD-write: append" }, "file_append")
     return change:deliver(answer, err, nothing_to_tell)
   end)
 end
+
+-- What an old server would make a file of.
+local NEEDS = { directory = "directory_manipulation", symlink = "file_symlinks" }
 
 -- What LXD makes of a POST without content.
 local function make(self, who, path, kind, body, settings)
@@ -391,7 +387,7 @@ local function make(self, who, path, kind, body, settings)
       return nil, err
     end
     local answer
-    answer, err = post(change, self, path, body, headers_of(wanted, "X-LXD-type: " .. kind))
+    answer, err = post(change, self, path, body, headers_of(wanted, "X-LXD-type: " .. kind), NEEDS[kind])
     return change:deliver(answer, err, nothing_to_tell)
   end)
 end
@@ -422,7 +418,9 @@ function methods:delete(path)
   check_path(path, "files:delete")
   local tried = in_instance(self, "delete", path)
   return operation.start(self.node.scope, tried, function(change)
-    local answer, err = change:ask("DELETE", self.node.path .. "/files", request(path))
+    local asked = request(path)
+    asked.needs = "file_delete"
+    local answer, err = change:ask("DELETE", self.node.path .. "/files", asked)
     return change:deliver(answer, err, nothing_to_tell)
   end)
 end

@@ -25,6 +25,7 @@ local http = {}
 ---@field link lualxd.link
 ---@field project string?
 ---@field target string?
+---@field needs string? an API extension without which nothing below has a meaning
 
 ---Appends parameters to a path. The scope's own come in unless the path or the query name them.
 ---@param scope lualxd.scope
@@ -83,6 +84,7 @@ local meta = { __name = "lualxd.exchange", __index = exchange }
 ---@field tried string? in words, for errors
 ---@field typed boolean? `headers` have the Content-Type of `body`
 ---@field reading boolean? a method other than GET and HEAD that changes nothing
+---@field needs string? the API extension without which this isn't sent
 ---@field object boolean? an answer whose metadata is no table is `protocol`
 
 -- Settings that few requests have.
@@ -104,6 +106,20 @@ local function headers_of(link, settings)
     headers[#headers + 1] = "If-Match: " .. quote .. settings.etag .. quote
   end
   return headers
+end
+
+-- The API extension that a request needs and the server lacks. One that doesn't know a parameter or a header does
+-- without it, and something else than was meant.
+local function lacking(scope, needs)
+  local has = scope.link.has
+  if scope.project and not has "projects" then
+    return "projects"
+  elseif scope.target and not has "clustering" then
+    return "clustering"
+  elseif scope.needs and not has(scope.needs) then
+    return scope.needs
+  end
+  return needs and not has(needs) and needs or nil
 end
 
 ---Sends as far as goes without waiting.
@@ -139,6 +155,13 @@ function http.start(scope, method, path, settings)
   }, meta)
   if not link.engine then
     return nil, this:fail("cancelled", { message = "the client is closed" })
+  end
+  local extension = lacking(scope, settings.needs)
+  if extension then
+    return nil, this:fail("unsupported", {
+      extension = extension,
+      message = "the server lacks the API extension " .. extension,
+    })
   end
   for index = 1, #RARE do
     local value = settings[RARE[index]]

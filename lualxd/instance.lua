@@ -148,7 +148,10 @@ function instance.item:copy(name, settings)
   return operation.start(scope, what, function(change)
     -- The source's config and devices LXD 5.0 takes by itself, its profiles it doesn't: without any the copy
     -- has no root disk. `lxc copy` sends them, too.
-    local answer, err = http.ask(self.scope, "GET", source_path, { tried = what })
+    local answer, err = http.ask(self.scope, "GET", source_path, {
+      tried = what,
+      needs = settings.project and "projects" or settings.instance_only and "container_only_migration",
+    })
     if not answer then
       return nil, err
     end
@@ -189,10 +192,13 @@ function instance.item:move(name, settings)
   if path ~= self.path and not settings.project then
     proof = outcome.moved(scope, self.path, path, what)
   end
+  local needs = settings.project and "instance_project_move" or settings.pool and "instance_pool_move"
+    or settings.target and "clustering"
   return operation.start(self.scope, what, function(change)
     return change:send("POST", self.path, {
       json = body,
       query = { target = settings.target },
+      needs = needs,
     }, proof)
   end)
 end
@@ -219,7 +225,10 @@ function instance.item:publish(settings)
     },
   }))
   return operation.start(self.scope, what, function(change)
-    return change:send("POST", "/1.0/images", { json = body }, outcome.unknown(what))
+    return change:send("POST", "/1.0/images", {
+      json = body,
+      needs = settings.compression_algorithm and "image_compression_algorithm",
+    }, outcome.unknown(what))
   end)
 end
 
@@ -263,7 +272,7 @@ end
 function instance.item:clear_console_log()
   local what = "clear the log of the console of " .. self.kind.one .. " " .. self.name
   return operation.start(self.scope, what, function(change)
-    return change:send("DELETE", self.path .. "/console", nil, outcome.unknown(what))
+    return change:send("DELETE", self.path .. "/console", { needs = "console" }, outcome.unknown(what))
   end)
 end
 

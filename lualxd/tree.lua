@@ -75,9 +75,7 @@ end
 
 -- Whether the server lacks what this kind needs.
 local function lacking(node, extension)
-  if node.scope.project and not node.scope.link.has("projects") then
-    extension = "projects"
-  elseif not extension or node.scope.link.has(extension) then
+  if not extension or node.scope.link.has(extension) then
     return nil
   end
   return errors.new("unsupported", {
@@ -254,6 +252,16 @@ local function is_list(list, kind)
   return count == #list
 end
 
+-- The API extension without which the list would be another than was asked for: LXD goes past what it doesn't know.
+local function list_needs(kind, settings, recursion)
+  if settings.filter then
+    return (kind.instance or kind == KINDS.images) and "api_filtering" or "api_filtering_extended"
+  elseif settings.all_projects and kind.instance then
+    return "instance_all_projects"
+  end
+  return kind.instance and (recursion or 0) > 1 and "container_full" or nil
+end
+
 local function listing(node, settings, recursion)
   local query = {
     recursion = recursion,
@@ -263,6 +271,7 @@ local function listing(node, settings, recursion)
   local answer, err = ask(node, "GET", node.path, {
     query = query,
     tried = "list " .. node.kind.one .. "s",
+    needs = list_needs(node.kind, settings, recursion),
   })
   if not answer then
     return nil, err
@@ -443,6 +452,9 @@ end
 function tree.collection(scope, name)
   local kind = KINDS[name]
   if kind and tree.TOP[name] then
+    if kind.instance and kind.extension then -- which what is below it and can be done with it needs as well
+      scope = { link = scope.link, project = scope.project, target = scope.target, needs = kind.extension }
+    end
     return make(metas(kind).collection, scope, kind, "/1.0/" .. kind.path)
   end
 end

@@ -127,6 +127,7 @@ function trust.token(self, settings)
     },
     tried = tried,
     object = true,
+    needs = "certificate_token",
   })
   if not answer then
     return nil, err

@@ -154,7 +154,7 @@ end
 
 -- Asks for an operation that talks by WebSockets.
 local function begin(this, path, body)
-  local answer, err = http.ask(this.scope, "POST", path, { json = body, tried = this.tried })
+  local answer, err = http.ask(this.scope, "POST", path, { json = body, tried = this.tried, needs = this.needs })
   if not answer then
     return nil, err
   elseif not answer.async then

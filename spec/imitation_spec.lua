@@ -101,6 +101,55 @@ describe("an LXD 2.0", function()
     assert.are.equal(before, #server:record())
   end)
 
+  -- It knows neither the parameter nor the header, and would do something else.
+  it("isn't asked for what it would take for something else", function()
+    local before = #server:record()
+    local web, vm = client.containers "web", client.virtual_machines "web"
+    local list = client.containers
+    for _, row in ipairs {
+      { "projects", client:project "p".containers "web":stop() },
+      { "projects", client:project "p".containers "web":delete { force = true } },
+      { "projects", client:project "p".containers "web".files:write("/a", "b") },
+      { "projects", web:copy("copy", { project = "p" }) },
+      { "clustering", client:target "node2".containers:create { name = "x", source = { type = "none" } } },
+      { "clustering", web:move(nil, { target = "node2" }) },
+      { "instance_pool_move", web:move(nil, { pool = "p" }) },
+      { "instance_project_move", web:move(nil, { project = "p" }) },
+      { "instances", client.instances "web":start() },
+      { "instances", client.instances "web".snapshots:create { name = "s0" } },
+      { "virtual-machines", vm.files:write("/a", "b") },
+      { "directory_manipulation", web.files:mkdir "/a" },
+      { "file_symlinks", web.files:symlink("/a", "b") },
+      { "file_delete", web.files:delete "/a" },
+      { "file_append", web.files:append("/a", "b") },
+      { "image_compression_algorithm", web:publish { compression_algorithm = "none" } },
+      { "console", web:clear_console_log() },
+    } do
+      local extension, op = row[1], row[2]
+      local result, err = op:wait()
+      assert.is_nil(result, extension)
+      assert.are.equal("unsupported", err.kind, tostring(err))
+      assert.are.equal(extension, err.extension)
+    end
+    for _, row in ipairs {
+      { "api_filtering", list.list, list, { filter = "name eq web" } },
+      { "api_filtering_extended", client.profiles.list, client.profiles, { filter = "name eq web" } },
+      { "instance_all_projects", list.list, list, { all_projects = true } },
+      { "container_full", list.list, list, { recursion = 2 } },
+      { "certificate_token", client.certificates.token, client.certificates, { name = "x" } },
+      { "console", web.console, web },
+      { "console", web.console_log, web },
+      { "instances", client.instances "web".exec, client.instances "web", { "true" } },
+    } do
+      local extension, f = row[1], row[2]
+      local result, err = f(row[3], row[4])
+      assert.is_nil(result, extension)
+      assert.are.equal("unsupported", err.kind, tostring(err))
+      assert.are.equal(extension, err.extension)
+    end
+    assert.are.equal(before, #server:record())
+  end)
+
   it("has maps patched that it gives as null", function()
     server:rules({ method = "GET", path = "^/1.0/profiles/p$",
       sync = { name = "p", description = "", config = cjson.null, devices = cjson.null } })
