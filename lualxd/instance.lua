@@ -134,7 +134,7 @@ function instance.item:copy(name, settings)
     source = {
       type = "copy",
       source = source,
-      project = settings.project and self.scope.project or nil,
+      project = settings.project and (self.scope.project or "default"), -- else LXD looks where the copy goes
       instance_only = settings.instance_only,
       -- LXD takes a missing `live` for true and then wants CRIU for a running source.
       live = false,

@@ -342,6 +342,14 @@ describe("an instance", function()
     assert(item:restore("s0"):wait())
     assert.are.equal("before", (item.files:read "/etc/motd"))
 
+    local project, other = server.name "pr", server.name "c"
+    assert(client.projects:create { name = project, config = { ["features.profiles"] = false } }:wait())
+    assert(item:copy(other, { project = project }):wait())
+    local there = client:project(project).containers(other)
+    assert.is_true(there:exists())
+    assert(there:delete():wait())
+    assert(client.projects(project):delete():wait())
+
     local copy, moved, alias = server.name "c", server.name "c", server.name "a"
     assert(item:copy(copy, { snapshot = "s0", config = { ["user.copy"] = true } }):wait())
     assert.are.equal("true", server.look("/1.0/containers/" .. copy).config["user.copy"])
