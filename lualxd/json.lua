@@ -6,6 +6,7 @@ if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lu
 local cjson = require "cjson"
 local core = require "lualxd.core"
 local options = require "lualxd.options"
+local words = require "lualxd.words"
 
 local json = {}
 
@@ -139,8 +140,10 @@ function write(value, out, depth, name, free)
     out[#out + 1] = number(value)
   elseif kind == "boolean" then
     out[#out + 1] = value and "true" or "false"
-  elseif kind == "nil" or value == cjson.null then
+  elseif kind == "nil" or value == cjson.null or value == words.unset then
     out[#out + 1] = "null"
+  elseif words.name(value) then
+    error(tostring(value) .. " has a meaning in declarations only; it can't be written as JSON", 0)
   elseif kind == "table" then
     check_depth(depth)
     local length = sequence(value)
@@ -157,7 +160,7 @@ function write(value, out, depth, name, free)
   end
 end
 
----Raises (without a position) for what JSON can't hold: functions, cycles, NaN.
+---Raises (without a position) for what JSON can't hold: functions, cycles, NaN. `lxd.unset` is `null`.
 ---@param value any
 ---@return string
 function json.encode(value)
@@ -171,7 +174,7 @@ local function stringify(value, depth)
     return json.number_text(value)
   elseif type(value) == "boolean" then
     return tostring(value)
-  elseif type(value) == "table" and value ~= cjson.null then
+  elseif type(value) == "table" and value ~= cjson.null and not words.name(value) then
     check_depth(depth)
     local copy = setmetatable({}, getmetatable(value))
     for key, inner in pairs(value) do

@@ -1,5 +1,6 @@
 -- lua-cjson made lossless: what the server said goes back unchanged.
 local json = require "lualxd.json"
+local words = require "lualxd.words"
 
 -- A text through decode and encode; keys are sorted by encode, so write them sorted here.
 local function round(text)
@@ -84,6 +85,19 @@ describe("json", function()
     for _, value in ipairs { 0 / 0, math.huge, -math.huge, cycle } do
       assert.is_false(pcall(json.as_strings, { config = { value } }))
     end
+  end)
+
+  it("writes no word of a declaration, but takes unset for what isn't there", function()
+    for _, word in ipairs { words.auto, words.absent, words.ignore, words.secret "x" } do
+      for _, field in ipairs { "config", "field" } do
+        local ok, problem = pcall(function()
+          return json.encode(json.as_strings { [field] = { x = word } })
+        end)
+        assert.is_false(ok)
+        assert.truthy(problem:find(tostring(word), 1, true), problem)
+      end
+    end
+    assert.are.equal('{"config":{"x":null}}', json.encode(json.as_strings { config = { x = words.unset } }))
   end)
 
   it("tells what isn't JSON, at any depth", function()
