@@ -62,6 +62,7 @@ local TEXTS = {
   -- A snapshot of the instance is being made or deleted by somebody else.
   { "snapshot record count doesn't match", "busy" },
   { "in use", "in_use" },
+  { "^Only empty projects", "in_use" },
   { "already running", "state" },
   { "already stopped", "state" },
   { "already frozen", "state" },
@@ -79,6 +80,7 @@ local TEXTS = {
   { "^Only running operations", "state" },
   { "Invalid config", "invalid" },
   { "Unknown configuration key", "invalid" },
+  { "^Unsupported compression", "invalid" },
   { "isn't a supported event type", "invalid" },
   { "^Invalid ", "invalid" },
   { ": Invalid ", "invalid" },
