@@ -242,7 +242,9 @@ local function header_lines(headers)
   local lines = {}
   for name, value in pairs(headers or {}) do
     local line = tostring(name) .. ": " .. tostring(value)
-    if line:find("[%c]") or type(name) ~= "string" or not name:match("^[%w!#$%%&'*+%-.^_`|~]+$") then
+    if type(value) ~= "string" and type(value) ~= "number" then
+      error("client:request: option 'headers': " .. tostring(name) .. " must be a string or a number", 3)
+    elseif line:find("[%c]") or type(name) ~= "string" or not name:match("^[%w!#$%%&'*+%-.^_`|~]+$") then
       error("client:request: header '" .. tostring(name):gsub("%c", "?") .. "' is not a valid one", 3)
     end
     lines[#lines + 1] = line

@@ -359,9 +359,11 @@ end
 ---Adds to the end of a file; LXD doesn't make one for it.
 ---@param path string absolute
 ---@param source string|function|file*
+---@param settings {}? there are none: LXD keeps owner and mode
 ---@return lualxd.operation
-function methods:append(path, source)
+function methods:append(path, source, settings)
   check_path(path, "files:append")
+  options.check(settings, {}, "files:append")
   if type(source) ~= "string" and type(source) ~= "function" and io.type(source) ~= "file" then
     error("files:append: source must be a string, a function or an open file, got "
       .. type(source), 2)
@@ -404,18 +406,22 @@ end
 ---Makes a symbolic link.
 ---@param path string absolute
 ---@param target string what it points to, as it is
+---@param settings {}? there are none
 ---@return lualxd.operation
-function methods:symlink(path, target)
+function methods:symlink(path, target, settings)
   check_path(path, "files:symlink")
+  options.check(settings, {}, "files:symlink")
   options.argument(target, "string", "files:symlink: target")
   return make(self, "symlink", path, "symlink", target)
 end
 
 ---Deletes a file, a symlink or an empty directory.
 ---@param path string absolute
+---@param settings {}? there are none
 ---@return lualxd.operation
-function methods:delete(path)
+function methods:delete(path, settings)
   check_path(path, "files:delete")
+  options.check(settings, {}, "files:delete")
   local tried = in_instance(self, "delete", path)
   return operation.start(self.node.scope, tried, function(change)
     local asked = request(path)

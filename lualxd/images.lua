@@ -120,6 +120,9 @@ function images.collection:import(source, settings)
   else
     options.argument(source, "string", "import: path")
   end
+  if settings.alias == "" then
+    error("import: option 'alias' must not be empty", 2)
+  end
   local fine, properties = pcall(form, settings.properties or {})
   if not fine then
     error("import: option 'properties': " .. properties, 2)

@@ -3,6 +3,7 @@
 local client = require "lualxd.client"
 local json = require "lualxd.json"
 local operation = require "lualxd.operation"
+local options = require "lualxd.options"
 local task = require "lualxd.task"
 local trust = require "lualxd.trust"
 local words = require "lualxd.words"
@@ -57,7 +58,7 @@ return setmetatable(lxd, {
   end,
   __newindex = function(self, name, value)
     if name == "on_unwaited" then
-      operation.on_unwaited = value
+      operation.on_unwaited = value ~= nil and options.argument(value, "callable", "lxd.on_unwaited") or nil
     else
       rawset(self, name, value)
     end

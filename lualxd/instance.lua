@@ -89,7 +89,7 @@ end
 ---@param settings { stateful: boolean? }?
 ---@return lualxd.operation
 function instance.item:restore(snapshot, settings)
-  options.argument(snapshot, "string", "restore: snapshot")
+  options.segment(snapshot, "restore: snapshot") -- LXD takes `""` for a change that unsets everything
   settings = options.check(settings, { stateful = "boolean" }, "restore")
   local what = "restore " .. self.kind.one .. " " .. self.name
   local body = json.encode { restore = snapshot, stateful = settings.stateful }
@@ -213,6 +213,9 @@ local PUBLISH = {
 ---@return lualxd.operation its data's `metadata.fingerprint` names the image
 function instance.item:publish(settings)
   settings = options.check(settings, PUBLISH, "publish")
+  if settings.snapshot then
+    options.segment(settings.snapshot, "publish: option 'snapshot'")
+  end
   local what = "publish " .. self.kind.one .. " " .. self.name
   local body = json.encode(checked("publish", {
     public = settings.public,

@@ -65,7 +65,10 @@ end
 
 local function report(err)
   if operation.on_unwaited then
-    operation.on_unwaited(err)
+    local ok, problem = pcall(operation.on_unwaited, err)
+    if not ok then
+      io.stderr:write("lualxd: lxd.on_unwaited raised an error: ", tostring(problem), "\n")
+    end
   elseif ngx and ngx.log then -- luacheck: read globals ngx
     ngx.log(ngx.ERR, "lualxd: nobody waited for a change that failed: ", tostring(err))
   else

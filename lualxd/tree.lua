@@ -129,6 +129,8 @@ end
 ---@class lualxd.item : lualxd.node an object of the server
 local item = {}
 
+local DELETE = { force = "boolean" }
+
 ---@return table? data
 ---@return string|lualxd.error? etag_or_err
 function item:get()
@@ -203,8 +205,10 @@ function item:rename(name)
   end)
 end
 
+---@param settings { force: boolean? }? `force` stops an instance first; nothing else runs
 ---@return lualxd.operation
-function item:delete()
+function item:delete(settings)
+  options.check(settings, DELETE, "delete")
   local what = tried("delete", self)
   return start(self, what, function(change)
     return change:send("DELETE", self.path, nil, outcome.gone(self.scope, self.path, what))
@@ -300,6 +304,9 @@ end
 function collection:list(settings)
   settings = options.check(settings, LIST, "list")
   local recursion = settings.recursion or 1
+  if recursion < 0 then
+    error("list: option 'recursion' must not be negative", 2)
+  end
   return listing(self, settings, recursion > 0 and recursion or nil)
 end
 

@@ -498,6 +498,34 @@ describe("what a script gives", function()
     end
   end)
 
+  it("as a header is text or a number", function()
+    assert.has_error(function()
+      client:request("GET", "/1.0", { headers = { ["X-A"] = {} } })
+    end, "client:request: option 'headers': X-A must be a string or a number")
+    assert(client:request("GET", "/1.0", { headers = { ["X-A"] = 1, ["X-B"] = "b" } }))
+  end)
+
+  it("to a change raises and sends nothing", function()
+    local before = #server:record()
+    local web, base = client.containers "web", client.profiles "base"
+    for said, f in pairs {
+      ["delete: unknown option 'recursive'"] = function() base:delete { recursive = true } end,
+      ["delete: options must be a table"] = function() base:delete(true) end,
+      ["list: option 'recursion' must not be negative"] = function() client.profiles:list { recursion = -1 } end,
+      -- A PUT with `restore = ""` is one of an empty container.
+      ["restore: snapshot: '' is not a name"] = function() web:restore "" end,
+      ["publish: option 'snapshot': '' is not a name"] = function() web:publish { snapshot = "" } end,
+      ["files:append: unknown option 'mode'"] = function() web.files:append("/a", "b", { mode = "0600" }) end,
+      ["files:symlink: unknown option 'uid'"] = function() web.files:symlink("/a", "b", { uid = 1 }) end,
+      ["files:delete: unknown option 'recursive'"] = function() web.files:delete("/a", { recursive = true }) end,
+      ["import: option 'alias' must not be empty"] = function() client.images:import("/a", { alias = "" }) end,
+      ["lxd.on_unwaited must be callable"] = function() lxd.on_unwaited = "no" end,
+    } do
+      assert.error_matches(f, said, 1, true)
+    end
+    assert.are.equal(before, #server:record())
+  end)
+
   it("to connect is refused where the script says it", function()
     for option, value in pairs { connections = 1025, socket = "", project = "", target = ".." } do
       local ok, problem = pcall(function()
