@@ -177,7 +177,7 @@ function change:deliver(answer, err, proof)
   end
   -- A result that is empty says that it worked, as `true` does.
   local data = answer.data
-  if data == nil or type(data) == "table" and next(data) == nil then
+  if not data or type(data) == "table" and next(data) == nil then
     data = true
   end
   return data

@@ -242,14 +242,23 @@ local function flatten(lists)
   return flat
 end
 
-local function is_list(list, kind)
+local function name_of(kind, entry)
+  if type(entry) == "string" then -- a URL
+    return options.unescape(entry:gsub("[?#].*", ""):match("([^/]*)$"))
+  end
+  local name = entry[kind.key]
+  return kind.bare and type(name) == "string" and name:match("([^/]*)$") or name
+end
+
+-- Whether it is one of objects that have a name (`of` is "table") or of URLs ("string").
+local function is_list(list, of, kind)
   if type(list) ~= "table" then
     return false
   end
   local count = 0
   for _, entry in pairs(list) do
     count = count + 1
-    if type(entry) ~= kind then
+    if type(entry) ~= of or type(name_of(kind, entry)) ~= "string" then
       return false
     end
   end
@@ -287,7 +296,7 @@ local function listing(node, settings, recursion)
     list = flatten(list)
   end
   -- Whatever else came must not look like an empty list: "nothing there" is what deletes things.
-  if not is_list(list, recursion and "table" or "string") then
+  if not is_list(list, recursion and "table" or "string", node.kind) then
     return nil, errors.new("protocol", {
       tried = "list " .. node.kind.one .. "s",
       request = "GET " .. node.path,
@@ -308,14 +317,6 @@ function collection:list(settings)
     error("list: option 'recursion' must not be negative", 2)
   end
   return listing(self, settings, recursion > 0 and recursion or nil)
-end
-
-local function name_of(kind, entry)
-  if type(entry) == "string" then -- a URL
-    return options.unescape(entry:gsub("[?#].*", ""):match("([^/]*)$"))
-  end
-  local name = entry[kind.key]
-  return kind.bare and type(name) == "string" and name:match("([^/]*)$") or name
 end
 
 ---@return string[]? names

@@ -331,6 +331,7 @@ describe("a server that", function()
     list_row("a number in its place", "7")
     list_row("an object in its place", '{"web":{}}')
     list_row("numbers in it", "[1,2]")
+    list_row("objects without a name in it", '[{"name":"web"},{"nam":"db"},{"name":5}]')
   end)
 
   describe("has operations that", function()

@@ -228,6 +228,11 @@ describe("an odd answer", function()
     assert.are.equal("failed", err.kind)
   end)
 
+  it("that is false has worked, as an empty one has", function()
+    server:rules { method = "PUT", path = "/profiles/p", sync = "false" }
+    assert.is_true(client.profiles "p":put({}):wait())
+  end)
+
   it("whose code is no integer is told as it is", function()
     local data, err = operation { err = "broken", status_code = 400.5 }:wait()
     assert.is_nil(data)
