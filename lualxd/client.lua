@@ -237,6 +237,14 @@ local function check_body(body)
   end
 end
 
+-- Numbers and booleans of `config` and the like are strings here as everywhere, but in `/1.0` (see tree.lua).
+local function json_body(path, data)
+  if path:gsub("%?.*", "") ~= "/1.0" then
+    data = json.as_strings(data)
+  end
+  return json.encode(data)
+end
+
 -- `{ ["X-Name"] = value }` as lines; what would break out of its line raises.
 local function header_lines(headers)
   local lines = {}
@@ -354,10 +362,10 @@ end
 ---@param method string
 ---@param path string as it goes out, percent-encoded by the caller
 ---@param settings table? `query`, `headers`: tables; `body`: a string, or pieces, each a string or `{ path = … }` of a
----file here; `json`: any value, sent as JSON; `timeout`: seconds without progress; `stream`: a function is called with
----each piece of the body; with `true` the response's `body` is a function that gives the next piece, nil (and an
----error, if it ended badly) at the end, and `close` is to be called where that isn't read to the end: until
----then, or until it is collected, it has a connection for itself
+---file here; `json`: any value, sent as JSON as the data of a change is; `timeout`: seconds without progress;
+---`stream`: a function is called with each piece of the body; with `true` the response's `body` is a function that
+---gives the next piece, nil (and an error, if it ended badly) at the end, and `close` is to be called where that isn't
+---read to the end: until then, or until it is collected, it has a connection for itself
 ---@return table? response `status`, `headers` (names in lower case), `body`, `json`, `operation` of a 202
 ---@return lualxd.error? err also of a 4xx and 5xx
 function methods:request(method, path, settings)
@@ -377,7 +385,7 @@ function methods:request(method, path, settings)
   local what = { query = settings.query, headers = header_lines(settings.headers), raw = true }
   what.timeout = settings.timeout
   if settings.json ~= nil then
-    local ok, text = pcall(json.encode, settings.json)
+    local ok, text = pcall(json_body, path, settings.json)
     if not ok then
       error("client:request: option 'json': " .. text, 2)
     end

@@ -177,6 +177,18 @@ describe("an item", function()
     assert.is_true(client.profiles(name):exists())
   end)
 
+  it("writes what has no name yet as it writes what has one", function()
+    local name = server.name "p"
+    assert(client:request("POST", "/1.0/profiles", { json = {
+      name = name, config = { ["limits.cpu"] = 2, ["boot.autostart"] = true },
+    } }))
+    assert.are.same({ ["limits.cpu"] = "2", ["boot.autostart"] = "true" }, server.look("/1.0/profiles/" .. name).config)
+    -- There a boolean means what it is (core.trust_password): LXD refuses it elsewhere.
+    local answer, err = client:request("PATCH", "/1.0?x=", { json = { config = { ["user.x"] = true } } })
+    assert.is_nil(answer)
+    assert.matches("invalid type bool", err.message)
+  end)
+
   it("raises for data that can't be sent, whichever way", function()
     local item = client.profiles "default"
     local cycle = {}
