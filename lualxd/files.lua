@@ -171,6 +171,9 @@ local ATTRIBUTES = { uid = "integer", gid = "integer", mode = "integer|string" }
 
 local PERMISSIONS, ALL_BITS = 511, 4095 -- 0777, 07777
 
+-- The last user and group; what is beyond 32 bits LXD takes for root (5.0.2, tried).
+local MOST = 2 ^ 32 - 2
+
 -- Options as `stat` would tell them.
 local function attributes(settings, who)
   settings = options.check(settings, ATTRIBUTES, who, 3)
@@ -183,7 +186,7 @@ local function attributes(settings, who)
   end
   local wanted = { uid = settings.uid, gid = settings.gid, mode = mode }
   for name, value in pairs(wanted) do
-    if value < 0 or name == "mode" and value > ALL_BITS then
+    if value < 0 or value > (name == "mode" and ALL_BITS or MOST) then
       error(string.format("%s: option '%s' can't be %.14g", who, name, value), 3)
     end
   end

@@ -518,6 +518,9 @@ describe("what a script gives", function()
       ["publish: option 'snapshot': '' is not a name"] = function() web:publish { snapshot = "" } end,
       ["files:append: unknown option 'mode'"] = function() web.files:append("/a", "b", { mode = "0600" }) end,
       ["files:symlink: unknown option 'uid'"] = function() web.files:symlink("/a", "b", { uid = 1 }) end,
+      ["files:write: option 'uid' can't be 1099511627776"] = function()
+        web.files:write("/a", "b", { uid = 2 ^ 40 })
+      end,
       ["files:delete: unknown option 'recursive'"] = function() web.files:delete("/a", { recursive = true }) end,
       ["import: option 'alias' must not be empty"] = function() client.images:import("/a", { alias = "" }) end,
       ["lxd.on_unwaited must be callable"] = function() lxd.on_unwaited = "no" end,
