@@ -42,6 +42,14 @@ local function edit_now(change, node, f, encode)
   return nil, err
 end
 
+-- One object has several names: an instance three paths, a profile one in each project that has those of another. So
+-- where a name is in several projects, these take turns, too.
+local function object_of(node)
+  local kind, rest = node.path:match("^/1%.0/([^/]*)(.*)$")
+  local instance = kind == "instances" or kind == "virtual-machines"
+  return instance and "/1.0/containers" .. rest or node.path
+end
+
 ---The flow of a change that edits an object. Edits of one object by this client go one after the other, each to its
 ---end: LXD compares the ETag when the request comes and writes later, in the background (lxd#12189), so two at
 ---once could both pass and one would be lost.
@@ -53,7 +61,7 @@ end
 ---@return lualxd.error? err
 function editing.edit(change, node, f, encode)
   local turns = node.scope.link.editing
-  local key = http.path(node.scope, node.path)
+  local key = object_of(node)
   while turns[key] do
     loop.await(turns[key])
   end

@@ -93,7 +93,7 @@ function link.open(place, settings)
     parting = {}, -- path -> condition of the console of it that is being let go
     feedless = nil, -- the server refused them
     bare_etags = nil, -- the server writes them without quotes
-    editing = {}, -- path -> condition of the edit that is under way
+    editing = {}, -- object -> condition of the edit that is under way
     pollable = pollable(),
     loop = settings.loop and which.tell(settings.loop, "lxd.connect"),
   }

@@ -177,6 +177,25 @@ describe("an item", function()
     assert.is_true(client.profiles(name):exists())
   end)
 
+  it("loses no update of one object by several names", function()
+    local profile, container = server.name "p", server.name "c"
+    assert(client.profiles:create { name = profile, config = { ["user.n"] = 0 } }:wait())
+    assert(client.containers:create { name = container, source = server.source, config = { ["user.n"] = 0 } }:wait())
+    local ops = {}
+    local function count(data)
+      data.config["user.n"] = data.config["user.n"] + 1
+    end
+    for _ = 1, 10 do
+      for _, item in ipairs { client.profiles(profile), client:project "default".profiles(profile),
+        client.containers(container), client.instances(container) } do
+        ops[#ops + 1] = item:update(count)
+      end
+    end
+    assert(lxd.wait_all(ops))
+    assert.are.equal("20", server.look("/1.0/profiles/" .. profile).config["user.n"])
+    assert.are.equal("20", server.look("/1.0/containers/" .. container).config["user.n"])
+  end)
+
   it("writes what has no name yet as it writes what has one", function()
     local name = server.name "p"
     assert(client:request("POST", "/1.0/profiles", { json = {
