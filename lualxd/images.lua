@@ -1,5 +1,6 @@
 -- Images that come from files here.
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
+local core = require "lualxd.core"
 local errors = require "lualxd.error"
 local http = require "lualxd.http"
 local json = require "lualxd.json"
@@ -34,7 +35,7 @@ end
 
 -- A split image goes as a form of two files, in this order (lxd/images.go, getImgPostInfo).
 local function multipart(source)
-  local boundary = "lualxd-" .. require("lualxd.core").random(16)
+  local boundary = "lualxd-" .. core.random(16)
   local function part(name)
     return "--" .. boundary .. '\r\nContent-Disposition: form-data; name="' .. name
       .. '"; filename="' .. name .. '"\r\nContent-Type: application/octet-stream\r\n\r\n'
@@ -66,14 +67,14 @@ local function upload(change, source, settings, properties)
   if not this then
     return nil, err
   end
-  if settings.progress then
-    this:observe(PROGRESS_PERIOD, function(sent, total)
-      change:tell_progress {
-        stage = "upload",
-        percent = total > 0 and math.floor(sent * 100 / total) or 0,
-      }
-    end)
-  end
+  local began = core.now()
+  this:observe(PROGRESS_PERIOD, function(sent, total) -- who wants to know may come later, by op:progress
+    change:tell_progress {
+      stage = "upload",
+      percent = total > 0 and math.floor(sent * 100 / total) or 0,
+      speed = math.floor(sent / math.max(core.now() - began, 1e-3)),
+    }
+  end)
   local status, head, text = this:finish()
   if not status then
     return nil, head

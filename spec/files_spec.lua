@@ -210,16 +210,25 @@ describe("images:import", function()
     -- lxc adds what the image's own name ends with.
     local _, found = server.shell("ls " .. path .. "*")
     path = found:match "%S+"
-    local told = {}
+    local told, later = {}, {}
     local op = client.images:import(path, { alias = alias, progress = function(progress)
-      told[#told + 1] = progress.stage
-    end })
+      told[#told + 1] = progress
+    end }):progress(function(progress)
+      later[#later + 1] = progress.stage
+    end)
     local data = assert(op:wait())
     assert.are.equal(server.look("/1.0/images/aliases/" .. server.image).target,
       data.metadata.fingerprint)
     assert.are.equal(data.metadata.fingerprint, server.look("/1.0/images/aliases/" .. alias).target)
-    assert.are.equal("upload", told[1])
-    assert(client.images:import(path, { alias = again }):wait())
+    assert.are.equal("upload", told[1].stage)
+    assert.is_number(told[1].percent)
+    assert.is_number(told[1].speed)
+    assert.are.equal("upload", later[1])
+    local unasked = {}
+    assert(client.images:import(path, { alias = again }):progress(function(progress)
+      unasked[#unasked + 1] = progress.stage
+    end):wait())
+    assert.are.equal("upload", unasked[1])
     assert(lxd.wait_all { client.images.aliases(alias):delete(), client.images.aliases(again):delete() })
   end)
 
