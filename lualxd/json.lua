@@ -148,6 +148,9 @@ function write(value, out, depth, name, free)
     check_depth(depth)
     local length = sequence(value)
     if length or getmetatable(value) == json.array_meta then
+      if not length and next(value) ~= nil then
+        error("an array that has a hole or a name in it can't be written as JSON", 0)
+      end
       write_array(value, length or 0, out, depth, free)
     elseif next(value) == nil and (ARRAYS[name] or getmetatable(value) == cjson.array_mt
       and cjson.array_mt) then

@@ -87,6 +87,14 @@ describe("json", function()
     end
   end)
 
+  it("drops nothing of an array that is none", function()
+    for _, list in ipairs { json.array { "a", nil, "c" }, json.array { [2] = "b" }, json.array { a = 1 } } do
+      local ok, problem = pcall(json.encode, { profiles = list })
+      assert.is_false(ok)
+      assert.matches("an array that has a hole or a name in it", problem, 1, true)
+    end
+  end)
+
   it("writes no word of a declaration, but takes unset for what isn't there", function()
     for _, word in ipairs { words.auto, words.absent, words.ignore, words.secret "x" } do
       for _, field in ipairs { "config", "field" } do
