@@ -16,7 +16,8 @@ end
 return function(bytes)
   local how = bytes:byte() or 0
   bytes = bytes:sub(2)
-  local request = support.get { upgrade = true, url = "http://lxd/1.0/events" }
+  local request = support.get { upgrade = true, url = "http://lxd/1.0/events",
+    silence = how & 32 ~= 0 and (how & 64 ~= 0 and math.huge or 1e-6) or nil }
   local connection = server:accept()
   local key = connection:head():match "[Kk]ey: ([^\r]+)"
   if how < 128 then
