@@ -9,7 +9,8 @@ local options = require "lualxd.options"
 
 local feed = {}
 
-local IDLE = 10 -- seconds without an operation to listen for, after which the connection goes
+-- Seconds without an operation to listen for, after which the connection goes: it keeps a client that nobody has.
+feed.IDLE = 10
 
 -- An operation may end before the answer that names it was read; so many ends are remembered.
 local REMEMBERED = 512
@@ -30,6 +31,7 @@ feed.LOOK = 60
 ---@field ring string[] their ids
 ---@field at integer
 ---@field used number when there was news last for anyone
+---@field stream lualxd.listener? once it is there
 ---@field ended lualxd.condition
 
 ---@class lualxd.rider : lualxd.condition an operation to listen for; fires at news, or when it must be asked for again
@@ -168,6 +170,7 @@ local function read(link, this)
   stream.lost = function()
     down(link, this)
   end
+  this.stream = stream
   up(link, this)
   while true do
     local event = events.next(stream)
@@ -178,11 +181,18 @@ local function read(link, this)
     elseif event.type == "operation" then
       deliver(link, this, event.metadata)
     end
-    if next(link.riders) == nil and core.now() - this.used > IDLE then
-      break
-    end
   end
   events.stop(stream)
+end
+
+-- Sees to what no event tells. True: nothing is listened for any more.
+local function look_round(link, this)
+  local now = core.now()
+  if next(link.riders) == nil and now - this.used >= feed.IDLE then
+    return true
+  elseif this.since then
+    catch_up(link, now - feed.LOOK)
+  end
 end
 
 -- Has the events of operations listened to.
@@ -194,7 +204,8 @@ local function want(link)
     link.feedless = true
     return
   end
-  local this = { since = nil, ends = {}, ring = {}, at = 0, used = core.now(), ended = loop.condition(link) }
+  local this = { since = nil, ends = {}, ring = {}, at = 0, used = core.now(), ended = loop.condition(link),
+    stream = nil }
   link.feed = this
   loop.start(function()
     read(link, this)
@@ -203,9 +214,9 @@ local function want(link)
     loop.fire(this.ended)
   end)
   loop.start(function()
-    while not loop.await(this.ended, core.now() + feed.LOOK / 2) do
-      if this.since then
-        catch_up(link, core.now() - feed.LOOK)
+    while not loop.await(this.ended, core.now() + math.min(feed.IDLE, feed.LOOK / 2)) do
+      if look_round(link, this) and this.stream then
+        events.stop(this.stream)
       end
     end
   end)

@@ -294,6 +294,33 @@ describe("the operations of an imitation", function()
     end)
   end)
 
+  it("leave no connection behind when nothing happens any more, nor a client that nobody has", function()
+    local idle, before = feed.IDLE, server.descriptors()
+    feed.IDLE = 0.2
+    finally(function()
+      feed.IDLE = idle
+    end)
+    local dropped = assert(lxd.connect { socket = imitated.socket })
+    local ops = {}
+    for index = 1, 3 do
+      ops[index] = dropped.containers:create { name = "d" .. index, source = server.source }
+    end
+    local link = dropped._scope.link
+    eventually(function()
+      return feed.since(link)
+    end)
+    imitated:finish()
+    assert(lxd.wait_all(ops))
+    eventually(function()
+      return not link.feed
+    end)
+    dropped, ops, link = nil, nil, nil -- luacheck: ignore 311
+    eventually(function()
+      collectgarbage()
+      return server.descriptors() <= before
+    end)
+  end)
+
   it("are told by a server that doesn't ping, too", function()
     imitated:events { pings = false }
     local ops = { create(1), create(2) }
