@@ -25,6 +25,7 @@ end
 -- A task has ended: its group has when the last one has.
 local function over(this, ok, ...)
   local group = this.group
+  this.thread = nil
   if ok then
     this.results = pack(...)
   else
@@ -52,7 +53,8 @@ local function start(group, f, ...)
   local this = setmetatable({ ended = loop.condition(), group = group, joined = false }, meta)
   group.count = group.count + 1
   loop.fork(function()
-    groups[loop.identity()] = group
+    this.thread = loop.identity()
+    groups[this.thread] = group
     over(this, pcall(f, unpack(arguments, 1, arguments.n)))
   end, killed(this))
   return this
@@ -104,6 +106,9 @@ end
 ---Waits for the end of the task: returns what it returned, raises what it raised.
 ---@return any ...
 function methods:join()
+  if self.thread and self.thread == loop.identity() then
+    error("task:join: a task can't wait for its own end", 2)
+  end
   self.joined = true
   loop.await(self.ended)
   if self.failed then

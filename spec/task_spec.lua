@@ -101,6 +101,18 @@ describe("task:join", function()
     end)
     assert.are.equal("in the task", message)
   end)
+
+  it("raises in the task itself, which would wait for ever", function()
+    local message = lxd.run(function()
+      local task
+      task = lxd.spawn(function()
+        lxd.sleep(0.002)
+        return select(2, pcall(task.join, task))
+      end)
+      return task:join()
+    end)
+    assert.matches("a task can't wait for its own end", message)
+  end)
 end)
 
 describe("lxd.spawn", function()
