@@ -155,6 +155,9 @@ function http.start(scope, method, path, settings)
   }, meta)
   if not link.engine then
     return nil, this:fail("cancelled", { message = "the client is closed" })
+  elseif change and loop.inherited() then
+    -- The parent sends it as well.
+    return nil, this:fail("failed", { message = "this change is the parent process's" })
   end
   local extension = lacking(scope, settings.needs)
   if extension then

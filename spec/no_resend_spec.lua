@@ -106,6 +106,25 @@ describe("a change on a kept connection", function()
     assert.are.equal(#sent "POST" > 0 and 0 or 1, code)
   end)
 
+  it("is the parent's alone where it has steps to go when the process forks #builtin", function()
+    local support = require "spec.core.support"
+    local web, ops = client.containers "web", {}
+    for index = 1, 2 do -- the second waits for the first
+      ops[index] = web:update(function(data) data.config["user.a"] = tostring(index) end)
+    end
+    local child = support.fork(function()
+      local _, err = ops[2]:wait()
+      return err and err.kind == "failed" and err.message:find("parent", 1, true) and 0 or 1
+    end)
+    assert.are.equal(0, (support.posix.waitpid(child)))
+    assert(lxd.wait_all(ops))
+    local puts = 0
+    for _, request in ipairs((server:record())) do
+      puts = puts + (request.method == "PUT" and 1 or 0)
+    end
+    assert.are.equal(2, puts)
+  end)
+
   it("is sent once, and done, when the server had closed the connection before", function()
     -- The connection ends after an answer, although it was to be kept; then comes a change.
     server:rules { method = "GET", times = 1, steps = { { sync = "[]" }, { close = true } } }

@@ -261,6 +261,7 @@ end
 function loop.start(f, owner)
   local task = tasks.new(f)
   if owner then
+    task.pid = core.pid()
     flows[task] = owner
     flow_count = flow_count + 1
     loop.arm()
@@ -308,6 +309,12 @@ function loop.handed_over(task)
       loop.fire(condition)
     end
   end
+end
+
+---@return boolean whether the caller is a flow that another process began, of which this one is a child
+function loop.inherited()
+  local task = tasks.running()
+  return task ~= nil and task.pid ~= nil and task.pid ~= core.pid()
 end
 
 ---@return boolean whether some work isn't handed over
