@@ -112,9 +112,9 @@ function operation.start(scope, tried, flow)
     loop.fire(this.accepted)
     loop.handed_over(task)
   end, scope.link)
-  local op = setmetatable({ _change = this }, meta)
+  local op, pid = setmetatable({ _change = this }, meta), core.pid()
   op._collected = loop.on_collect(function()
-    if this.done and this.err and not this.waited then
+    if this.done and this.err and not this.waited and core.pid() == pid then -- a child knows nothing of it
       pcall(report, this.err)
     end
   end)
