@@ -206,13 +206,14 @@ function events.open(client, settings)
   stream._collected = loop.on_collect(function()
     events.stop(this)
   end)
+  loop.on_leaving(this, events.stop)
   return stream
 end
 
 ---The events, one after another, each as soon as it is there; waits in between. Where the connection was lost it
 ---connects again and gives one `{ type = "gap", metadata = {} }`: read anew what you know of the server. Raises an
 ---error where it can't go on: the server is gone for longer than `timeout`, doesn't trust us any more, talks
----nonsense. Ends after `close`.
+---nonsense. Ends after `close`, and in a worker of nginx that is to end.
 ---@return fun(): lualxd.event?
 function methods:each()
   return function()

@@ -440,6 +440,28 @@ print("tried", tried)
     assert.are.equal("", (shell("ls %s/tmp", work)))
   end)
 
+  it("reload isn't held up by who listens to events, in a request or a timer", function()
+    local old = workers()
+    local listen = [[
+      local stream = assert(client:events())
+      at_work = (at_work or 0) + 1
+      for _ in stream:each() do end
+    ]]
+    run("at_work = nil ngx.timer.at(0, function() " .. listen .. " ngx.log(ngx.NOTICE, [[listened in a timer]]) end)")
+    shell("curl -s -m 30 --unix-socket %s/http http://nginx/lua --data-binary '%s ngx.say [[listened]]' -o %s/listened"
+      .. " </dev/null >/dev/null 2>&1 &", work, listen, work)
+    eventually("the beginning", function()
+      return run "ngx.say(at_work)" == "2\n"
+    end)
+    shell("kill -HUP %s", pid)
+    eventually("the end of the old worker", function()
+      return not shell("pgrep -P %s", pid):find(old, 1, true)
+    end)
+    assert.are.equal("listened\n", (shell("cat %s/listened", work)))
+    assert.truthy(log():find("listened in a timer", 1, true))
+    assert.are.equal("default\n", (get "content"))
+  end)
+
   it("reload is quick, and finishes what is under way", function()
     local old = workers()
     begin("exec?name=" .. instance .. "&c=sleep%201.5;echo%20done", "late")

@@ -26,6 +26,7 @@ local foreign = {}
 ---it can't now
 ---@field which (fun(): any)? of several loops of this kind, the one that the caller is in
 ---@field gone (fun(this: table): boolean)? whether a parked waiter, or a `thread` that hasn't ended, was killed
+---@field leaving (fun(): boolean)? whether the loop is to end, as soon as nobody waits in it any more
 ---@field flows boolean? work goes on in this loop when whoever began it has ended
 ---@field watch number? seconds after which the attendant looks up at the latest
 ---@field linger number? seconds that it stays when there is nothing to do
@@ -237,6 +238,9 @@ local function tend(loop, adapter, this)
     if now - buried >= (adapter.watch or BURIAL) then
       buried = now
       bury(this, adapter)
+      if adapter.leaving and adapter.leaving() then
+        loop.leave()
+      end
     end
   end
 end

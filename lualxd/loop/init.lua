@@ -376,6 +376,28 @@ local function flush_all()
   end
 end
 
+local parting = setmetatable({}, { __mode = "k" }) -- what ends when the process is to end -> how
+
+---Has something ended, which otherwise never ends by itself, when the loop that it is waited for in is to end.
+---@param what table
+---@param f fun(what: table)
+function loop.on_leaving(what, f)
+  parting[what] = f
+end
+
+---The loop is to end as soon as nobody waits in it any more.
+function loop.leave()
+  local list = {}
+  for what in pairs(parting) do
+    list[#list + 1] = what
+  end
+  for _, what in ipairs(list) do
+    local f = parting[what]
+    parting[what] = nil
+    f(what)
+  end
+end
+
 ---When a Lua state closes, finalizers run newest first. A sentinel made after every request of a flow
 ---therefore runs while all of them are still alive, and sends what the script left unsent.
 ---LuaJIT (2.1.0-beta3) now and then loops for ever when compiled code runs in a finalizer of lua_close, so lualxd's

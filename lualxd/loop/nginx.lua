@@ -30,6 +30,9 @@ function adapter.serving()
   return not BLOCKING[ngx.get_phase()]
 end
 
+-- A worker that is told to go (by a reload, too) stays as long as a request or a timer does.
+adapter.leaving = ngx.worker.exiting
+
 function adapter.here()
   local phase = ngx.get_phase()
   if SUSPENDED[phase] then
