@@ -448,6 +448,18 @@ function operation.given(scope, tried, answer, proof)
   end)
 end
 
+-- A function of its own, which has returned when who waits may be killed: in nginx its variables go with it.
+local function start_seeing_to(ops)
+  loop.start(function()
+    for _, op in ipairs(ops) do
+      loop.await(op._change.accepted)
+      if not op._change.done and op._change.first.class ~= "token" then
+        see_to(op._change)
+      end
+    end
+  end)
+end
+
 ---Waits for several operations, whatever fails.
 ---@param ops lualxd.operation[]
 ---@param timeout number? seconds, for all
@@ -472,14 +484,7 @@ function operation.wait_all(ops, timeout)
   for _, op in ipairs(ops) do
     count_in(op._change, token)
   end
-  loop.start(function()
-    for _, op in ipairs(ops) do
-      loop.await(op._change.accepted)
-      if not op._change.done and op._change.first.class ~= "token" then
-        see_to(op._change)
-      end
-    end
-  end)
+  start_seeing_to(ops)
   for index, op in ipairs(ops) do
     local result, err = op:wait(deadline and math.max(0, deadline - core.now()))
     results[index], failed[index] = result, err

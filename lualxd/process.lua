@@ -192,6 +192,12 @@ local function handle(this)
   return self
 end
 
+-- The operation is there.
+local function listen(this, answer)
+  this.rider = feed.expect(this.scope.link, this.first.id, answer.sent, this.tried)
+  this.rider.asked = true -- as soon as the control has ended
+end
+
 ---Starts a command.
 ---@param node lualxd.node the instance
 ---@param argv string[]
@@ -233,10 +239,7 @@ function process.start(node, argv, settings, who)
     end
   end
   local sockets, err = websocket.open(this, node.path .. "/exec", command.body(words, settings),
-    { { "control" }, this.tty and { "0" } or { "0", "1", "2" } }, function(answer)
-      this.rider = feed.expect(scope.link, this.first.id, answer.sent, this.tried)
-      this.rider.asked = true -- as soon as the control has ended
-    end)
+    { { "control" }, this.tty and { "0" } or { "0", "1", "2" } }, listen)
   if not sockets then
     return nil, err
   end

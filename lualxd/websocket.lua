@@ -203,7 +203,7 @@ local function open(this, path, body, stages, begun)
   if not answer then
     return nil, err
   elseif begun then
-    begun(answer)
+    begun(this, answer)
   end
   local sockets = {}
   for _, names in ipairs(stages) do
@@ -216,38 +216,49 @@ local function open(this, path, body, stages, begun)
   return sockets
 end
 
+-- In a task: who waits may be killed, and would keep its turn. Made by a function that has returned by then: in nginx
+-- one's own variables go with it.
+local function start_opening(this, path, body, stages, begun)
+  local link = this.scope.link
+  local opening = { over = loop.condition(link), killed = false, ok = nil, sockets = nil, err = nil }
+  local function give_up()
+    opening.killed = true
+    if opening.ok and opening.sockets then
+      close_all(opening.sockets)
+    end
+  end
+  opening.over.abandoned = give_up -- maybe when it is over, but who waited hasn't heard of it
+  loop.start(function()
+    link.openings:take()
+    if not opening.killed then
+      opening.ok, opening.sockets, opening.err = pcall(open, this, path, body, stages, begun)
+    end
+    link.openings:give()
+    if opening.killed then
+      give_up()
+    end
+    loop.fire(opening.over)
+  end)
+  return opening
+end
+
 ---Has an operation made that talks by WebSockets, and connects them: all or none.
 ---@param this { scope: lualxd.scope, tried: string, silence: table<string, number>? } gets `first`, the operation, and
 ---`request`; `silence`, by name, of those that nothing will be sent over
 ---@param path string
 ---@param body string JSON
 ---@param stages string[][] their names; those of a stage are there before the next one's are asked for
----@param begun fun(answer: lualxd.answer)? is called when the operation is there
+---@param begun fun(this: table, answer: lualxd.answer)? is called when the operation is there
 ---@return table<string, lualxd.websocket>? sockets by name
 ---@return lualxd.error? err
 function websocket.open(this, path, body, stages, begun)
-  local link = this.scope.link
-  loop.admit(link)
-  local opened, killed = loop.condition(link), false
-  function opened.abandoned()
-    killed = true
+  loop.admit(this.scope.link)
+  local opening = start_opening(this, path, body, stages, begun)
+  loop.await(opening.over)
+  if not opening.ok then
+    error(opening.sockets, 0)
   end
-  local ok, sockets, err
-  -- In a task: who waits may be killed, and would keep its turn.
-  loop.start(function()
-    link.openings:take()
-    ok, sockets, err = pcall(open, this, path, body, stages, begun)
-    link.openings:give()
-    if killed and ok and sockets then
-      close_all(sockets)
-    end
-    loop.fire(opened)
-  end)
-  loop.await(opened)
-  if not ok then
-    error(sockets, 0)
-  end
-  return sockets, err
+  return opening.sockets, opening.err
 end
 
 return websocket

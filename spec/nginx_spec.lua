@@ -345,6 +345,47 @@ describe("in nginx", function()
     assert.is_nil(log():match "[^\n]*entry thread aborted[^\n]*")
   end)
 
+  it("who is killed while a command is begun takes it along", function()
+    assert.are.equal("0 goes on\n", run(string.format([[
+      local instance = client.containers "%s"
+      for _ = 1, 12 do -- more than may begin at once
+        ngx.thread.kill(ngx.thread.spawn(function() instance:exec { "sleep", "975" } end))
+      end
+      lxd.sleep(0.1)
+      local result = assert(instance:exec { "echo", "goes on" })
+      ngx.print(result.status, " ", result.stdout)
+    ]], instance)))
+    eventually("the end of the commands", function()
+      return not shell("pgrep -fx 'sleep 975'"):find "%d"
+    end)
+  end)
+
+  it("a request that is aborted where it stands in line leaves nothing undone", function()
+    -- All connections are held up, and then some are not.
+    run(string.format([[
+      held = assert(client:request("POST", "/1.0/instances/%s/exec", {
+        json = { command = lxd.array { "sleep", "30" }, environment = {} },
+      })).operation
+      ngx.timer.at(0, function()
+        lxd.map({ 1, 2, 3, 4, 5, 6, 7, 8 }, function()
+          return client:request("GET", "/1.0/operations/" .. held.id .. "/wait?timeout=4")
+        end)
+      end)
+      ngx.sleep(0.2)
+    ]], instance))
+    abort(string.format([[at_work = true client.containers "%s":exec { "sleep", "974" }]], instance))
+    abort(string.format([[
+      local instance = client.containers "%s"
+      at_work = true
+      lxd.wait_all { instance:update(function() end), instance:update(function() end) }
+    ]], instance))
+    run "for _ = 1, 100 do ngx.thread.spawn(function() ngx.sleep(0.001) end) end collectgarbage()"
+    run "lxd.sleep(4)"
+    assert.are.equal("default\n", (get "content"))
+    assert.is_nil(log():match "[^\n]*entry thread aborted[^\n]*")
+    assert.are.equal("", (shell "pgrep -fx 'sleep 974'"))
+  end)
+
   for what, options in pairs {
     output = "stdout = hold",
     input = "stdin = hold",
