@@ -255,8 +255,11 @@ local function send_pieces(change, this, next_piece)
   return true
 end
 
-local function piece_source(source)
+-- The body: bytes, or a function that gives the next piece.
+local function body_of(tried, source)
   if type(source) == "function" then
+    return operation.later(tried, source)
+  elseif type(source) == "string" then
     return source
   end
   return function()
@@ -276,7 +279,7 @@ local function post(change, self, path, body, headers, needs)
   if not this then
     return nil, err
   end
-  local ok, sent, problem = pcall(send_pieces, change, this, piece_source(body))
+  local ok, sent, problem = pcall(send_pieces, change, this, body)
   if not ok then
     this:cancel()
     error(sent, 0)
@@ -339,6 +342,7 @@ function methods:write(path, source, settings)
   end
   local wanted = attributes(settings, "files:write")
   local tried = in_instance(self, "write", path)
+  local body = body_of(tried, source)
   return operation.start(self.node.scope, tried, function(change)
     local possible, err = settable(change, wanted)
     if not possible then
@@ -354,7 +358,7 @@ function methods:write(path, source, settings)
       headers[#headers + 1] = "X-LXD-modify-perm: " .. table.concat(named, ",")
     end
     local answer
-    answer, err = post(change, self, path, source, headers)
+    answer, err = post(change, self, path, body, headers)
     return change:deliver(answer, err, nothing_to_tell)
   end)
 end
@@ -372,8 +376,9 @@ function methods:append(path, source, settings)
       .. type(source), 2)
   end
   local tried = in_instance(self, "append to", path)
+  local body = body_of(tried, source)
   return operation.start(self.node.scope, tried, function(change)
-    local answer, err = post(change, self, path, source,
+    local answer, err = post(change, self, path, body,
       { "X-LXD-type: file", "X-LXD-write: append" }, "file_append")
     return change:deliver(answer, err, nothing_to_tell)
   end)

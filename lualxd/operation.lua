@@ -134,6 +134,19 @@ function change:ask(method, path, settings)
   return http.ask(self.scope, method, path, settings)
 end
 
+---A function of the script's that a change calls; the change fails where it can't be called any more.
+---@param tried string the change, in words
+---@param f function
+---@return function
+function operation.later(tried, f)
+  return loop.later(f, function()
+    error(errors.new("cancelled", {
+      tried = tried,
+      message = "who gave a function for it was killed before that was called",
+    }), 0)
+  end)
+end
+
 local function keep(this, answer, proof)
   this.first, this.latest = answer.data, answer.data
   this.request = answer.request
@@ -415,6 +428,8 @@ function methods:status()
   return this.latest and this.latest.status or "Pending"
 end
 
+local function nothing() end
+
 ---Has a function called with the progress while something waits.
 ---@param f fun(progress: { stage: string, percent: integer?, speed: integer? })
 ---@return lualxd.operation self
@@ -422,7 +437,7 @@ function methods:progress(f)
   options.argument(f, "callable", "operation:progress: f")
   local this = self._change
   this.watchers = this.watchers or {}
-  table.insert(this.watchers, f)
+  table.insert(this.watchers, loop.later(f, nothing))
   if this.latest then
     this:tell(this.latest)
   end

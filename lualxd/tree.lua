@@ -181,7 +181,8 @@ end
 ---@return lualxd.operation
 function item:update(f)
   options.argument(f, "callable", "update: f")
-  return edit(self, tried("update", self), f)
+  local what = tried("update", self)
+  return edit(self, what, operation.later(what, f))
 end
 
 ---Merges into the object, on every server version: what isn't named stays, a key set to `lxd.unset` goes. LXD's own

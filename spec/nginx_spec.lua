@@ -360,10 +360,10 @@ describe("in nginx", function()
     end)
   end)
 
-  it("a request that is aborted where it stands in line leaves nothing undone", function()
-    -- All connections are held up, and then some are not.
+  -- For 4 s there is no connection for anybody else.
+  local function hold_up()
     run(string.format([[
-      held = assert(client:request("POST", "/1.0/instances/%s/exec", {
+      local held = assert(client:request("POST", "/1.0/instances/%s/exec", {
         json = { command = lxd.array { "sleep", "30" }, environment = {} },
       })).operation
       ngx.timer.at(0, function()
@@ -373,6 +373,10 @@ describe("in nginx", function()
       end)
       ngx.sleep(0.2)
     ]], instance))
+  end
+
+  it("a request that is aborted where it stands in line leaves nothing undone", function()
+    hold_up()
     abort(string.format([[at_work = true client.containers "%s":exec { "sleep", "974" }]], instance))
     abort(string.format([[
       local instance = client.containers "%s"
@@ -384,6 +388,22 @@ describe("in nginx", function()
     assert.are.equal("default\n", (get "content"))
     assert.is_nil(log():match "[^\n]*entry thread aborted[^\n]*")
     assert.are.equal("", (shell "pgrep -fx 'sleep 974'"))
+  end)
+
+  it("a function that is called when its request was aborted changes nothing", function()
+    hold_up()
+    abort(string.format([[
+      local instance, value = client.containers "%s", "value"
+      at_work = true
+      shared = instance:update(function(data) data.config["user.aborted"] = tostring(value) end)
+      shared:wait()
+    ]], instance))
+    run "for _ = 1, 100 do ngx.thread.spawn(function() ngx.sleep(0.001) end) end collectgarbage()"
+    assert.matches("^cancelled: .*was killed before that was called", run [[
+      local _, err = shared:wait()
+      ngx.say(err and err.kind, ": ", tostring(err))
+    ]])
+    assert.is_nil(server.look("/1.0/containers/" .. instance).config["user.aborted"])
   end)
 
   for what, options in pairs {

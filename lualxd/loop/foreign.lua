@@ -101,6 +101,7 @@ local function new_waiter(adapter, condition)
     rouse = rouse,
     park = adapter.park or park_on_descriptor,
     wake = adapter.wake or wake_by_descriptor,
+    since = core.now(),
     fired = false,
     parked = false,
     driving = false,
@@ -172,6 +173,9 @@ local NOWHERE = {}
 
 local BURIAL = 1 -- seconds after which the killed are looked for again, where the adapter doesn't say
 
+-- Coroutine -> since when who was killed in it had waited: nginx has one serve several requests, one after another.
+local killed = setmetatable({}, { __mode = "k" })
+
 local function is_dead(waiter)
   return waiter.thread and coroutine.status(waiter.thread) == "dead"
 end
@@ -184,6 +188,7 @@ local function bury(this, adapter)
     -- Also one who was woken and killed before it ran.
     if waiter.parked and gone(waiter) then
       this.waiters[waiter] = nil
+      killed[waiter.thread] = waiter.since
       leave(waiter)
       local condition = waiter.condition
       if condition.abandoned and not (condition.waiters and condition.waiters[1]) then
@@ -191,6 +196,21 @@ local function bury(this, adapter)
       end
     end
   end
+end
+
+---Whether what ran in a coroutine is known to have been killed since then, while it waited.
+---@param thread thread
+---@param since number of core.now()'s clock
+---@return boolean
+function foreign.was_killed(thread, since)
+  for _, this in pairs(attendants) do
+    for waiter in pairs(this.waiters) do
+      if waiter.thread == thread and waiter.parked and waiter.adapter.gone(waiter) then
+        killed[thread] = waiter.since
+      end
+    end
+  end
+  return killed[thread] ~= nil and killed[thread] >= since
 end
 
 local function is_busy(loop, adapter, this)

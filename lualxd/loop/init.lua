@@ -311,6 +311,25 @@ function loop.handed_over(task)
   end
 end
 
+---A function of the script's that a flow calls later, maybe when the loop has killed who gave it: its variables went
+---with that, in nginx, and it would work with others.
+---@param f function
+---@param refuse function is called instead of it then
+---@return function
+function loop.later(f, refuse)
+  local adapter = not tasks.running() and which.flowing()
+  local thread, now = coroutine.running(), core.now()
+  if not adapter or not thread then
+    return f
+  end
+  return function(...)
+    if foreign.was_killed(thread, now) then
+      return refuse()
+    end
+    return f(...)
+  end
+end
+
 ---@return boolean whether the caller is a flow that another process began, of which this one is a child
 function loop.inherited()
   local task = tasks.running()
