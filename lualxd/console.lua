@@ -56,6 +56,15 @@ local function let_go(this)
   end, link)
 end
 
+-- What is done when the last who waits for it, in a foreign loop, was killed.
+local function abandoned(this)
+  return function(condition)
+    if not condition.set then
+      let_go(this)
+    end
+  end
+end
+
 local OPTIONS = { width = "integer", height = "integer" }
 
 ---Attaches to the console. One at a time may: of another LXD says in its terminal that attaching failed, and ends it.
@@ -83,6 +92,7 @@ function console.open(node, settings)
     return nil, err
   end
   this.terminal, this.control = sockets["0"], sockets.control
+  this.terminal.abandoned = abandoned(this)
   attached[this], this.scope.link.orderly[this] = true, let_go
   local self = setmetatable({ _console = this }, meta)
   self._collected = loop.on_collect(function()

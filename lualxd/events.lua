@@ -54,12 +54,23 @@ function meta:__tostring()
   return "lualxd.events: " .. this.scope.link.where .. (this.closed and " (closed)" or "")
 end
 
+-- What is done when the last who waits for this was killed. Made by a function that has returned by then: in nginx
+-- one's own variables go with that.
+local function abandoned(this)
+  return function(condition)
+    if not condition.set then
+      events.stop(this)
+    end
+  end
+end
+
 local function connect(this)
   local socket, err = websocket.start(this.scope, "/1.0/events", { query = this.query, tried = "events" })
   if not socket then
     return nil, err
   end
   this.socket = socket
+  socket.abandoned = this.abandoned
   local ready
   ready, err = socket:ready()
   if not ready then
@@ -86,6 +97,7 @@ local function reconnect(this)
       return nil, err
     end
     this.woken = loop.condition(this.scope.link)
+    this.woken.abandoned = this.abandoned
     loop.await(this.woken, now + pause)
     pause = math.min(LONGEST_PAUSE, math.max(FIRST_PAUSE, pause * 2))
   end
@@ -170,6 +182,7 @@ end
 ---@return lualxd.error? err
 function events.start(scope, query)
   local this = { scope = scope, query = query, closed = false }
+  this.abandoned = abandoned(this)
   local ok, err = connect(this)
   if not ok then
     return nil, err

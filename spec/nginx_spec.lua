@@ -311,6 +311,21 @@ describe("in nginx", function()
     assert.are.equal("default\n", (get "content"))
   end)
 
+  it("an aborted request takes along the console and the events that it reads", function()
+    abort(string.format([[
+      shared = assert(client.containers "%s":console())
+      at_work = true
+      while shared:read() do end
+    ]], instance))
+    assert.are.equal("over\n", run [[ lxd.sleep(2) while shared:read() do end ngx.say "over" ]])
+    abort [[
+      shared = assert(client:events())
+      at_work = true
+      for _ in shared:each() do end
+    ]]
+    assert.are.equal("over\n", run [[ lxd.sleep(2) for _ in shared:each() do end ngx.say "over" ]])
+  end)
+
   it("an aborted request takes along what it reads from, but not what another one waits for, too", function()
     get("read?name=" .. instance, "-m 0.7")
     eventually("the end of the command", function()
