@@ -202,6 +202,42 @@ RUN["function"] = [[
 ]]
 
 describe("in a loop that is told of by a function", function()
+  teardown(server.clean)
+
+  it("a coroutine that the loop drops takes its command along", function()
+    local name = server.name "c"
+    local client = server.connect()
+    assert(client.containers:create { name = name, source = server.source }:wait())
+    assert(client.containers(name):start():wait())
+    client:close()
+    RUN.none = ""
+    for _, turns in ipairs { 0, 5 } do -- while the command is begun, and once it is waited for
+      assert.are.equal("it goes on\nit has gone\n", script("none", string.format([[
+        local client = assert(lxd.connect { loop = { wait = function() coroutine.yield() end } })
+        local function runs()
+          local found = os.execute "pgrep -fx 'sleep 973' >/dev/null"
+          return found == true or found == 0
+        end
+        local waiting = coroutine.create(function() client.containers "%s":exec { "sleep", "973" } end)
+        local function turn()
+          coroutine.resume(waiting)
+          lxd.sleep(0.05) -- in the main program, which blocks
+        end
+        repeat turn() until runs()
+        for _ = 1, %d do turn() end
+        lxd.sleep(0.2)
+        print(runs() and "it goes on")
+        waiting = nil
+        repeat
+          collectgarbage()
+          lxd.sleep(0.05)
+        until not runs()
+        print "it has gone"
+        os.exit(0)
+      ]], name, turns)))
+    end
+  end)
+
   it("a descriptor is closed only when the loop has forgotten it", function()
     assert.are.equal("100\ntrue\n", script("function", [[
       local done = 0

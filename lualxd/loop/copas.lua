@@ -5,7 +5,7 @@ local copas = require "copas"
 local core = require "lualxd.core"
 local timers = require "lualxd.loop.timers"
 
-local adapter = {}
+local adapter = { resumes = true }
 
 local ready = {} -- threads to be resumed
 

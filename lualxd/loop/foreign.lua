@@ -21,6 +21,7 @@ local foreign = {}
 ---@field park (fun(waiter: table, timeout: number))? suspends until `wake`; where it is missing, a descriptor is waited
 ---for
 ---@field wake (fun(waiter: table): boolean?)? of a waiter that is parked; true: by the attendant's next `wait`
+---@field resumes boolean? `wake` needs `waiter.thread`: nothing else holds a coroutine that is parked
 ---@field thread (fun(f: function, this: table))? runs a function as a coroutine of the loop; `this` is for `gone`
 ---@field attend (fun(f: function): boolean)? runs a function that drives as a coroutine that belongs to nobody; false:
 ---it can't now
@@ -93,11 +94,15 @@ local function wake_by_descriptor(waiter)
   end
 end
 
+-- Of each waiter. Weak: a loop that drops a coroutine lets it be collected, with what it held.
+local threads = setmetatable({}, { __mode = "kv" })
+
 local function new_waiter(adapter, condition)
+  local thread = coroutine.running()
   local waiter = {
     adapter = adapter,
     condition = condition,
-    thread = coroutine.running(),
+    thread = adapter.resumes and thread,
     rouse = rouse,
     park = adapter.park or park_on_descriptor,
     wake = adapter.wake or wake_by_descriptor,
@@ -106,6 +111,7 @@ local function new_waiter(adapter, condition)
     parked = false,
     driving = false,
   }
+  threads[waiter] = thread
   local waiters = condition.waiters
   if waiters then
     waiters[#waiters + 1] = waiter
@@ -177,7 +183,8 @@ local BURIAL = 1 -- seconds after which the killed are looked for again, where t
 local killed = setmetatable({}, { __mode = "k" })
 
 local function is_dead(waiter)
-  return waiter.thread and coroutine.status(waiter.thread) == "dead"
+  local thread = threads[waiter]
+  return not thread or coroutine.status(thread) == "dead"
 end
 
 -- Those who were killed wait no more.
@@ -188,7 +195,10 @@ local function bury(this, adapter)
     -- Also one who was woken and killed before it ran.
     if waiter.parked and gone(waiter) then
       this.waiters[waiter] = nil
-      killed[waiter.thread] = waiter.since
+      local thread = threads[waiter]
+      if thread then
+        killed[thread] = waiter.since
+      end
       leave(waiter)
       local condition = waiter.condition
       if condition.abandoned and not (condition.waiters and condition.waiters[1]) then
@@ -205,7 +215,7 @@ end
 function foreign.was_killed(thread, since)
   for _, this in pairs(attendants) do
     for waiter in pairs(this.waiters) do
-      if waiter.thread == thread and waiter.parked and waiter.adapter.gone(waiter) then
+      if threads[waiter] == thread and waiter.parked and waiter.adapter.gone(waiter) then
         killed[thread] = waiter.since
       end
     end
@@ -313,12 +323,12 @@ end
 -- driver looks up after this long at the latest.
 local LOOK, SHARE, LOOK_SELDOM, SLICE = 0.25, 0.025, 2, 2
 
-local driver -- the waiter that drives
+local turns = setmetatable({}, { __mode = "v" }) -- `driver`: the waiter that drives; weak, as `parked`
 local parked = setmetatable({}, { __mode = "k" }) -- weak: a killed one may be collected
 local count = 0 -- of `parked`, those included that were killed
 
 local function drive(loop, waiter, timeout)
-  driver = waiter
+  turns.driver = waiter
   waiter.driving = true
   local ok, problem = pcall(waiter.adapter.wait, loop.pollfd(), math.min(timeout, SLICE))
   waiter.driving = false
@@ -338,9 +348,9 @@ local function park(loop, waiter, timeout)
   waiter.parked = false
   count = count - 1
   parked[waiter] = nil
-  if ok and not waiter.fired and driver and loop.poller():wait(0) then
+  if ok and not waiter.fired and turns.driver and loop.poller():wait(0) then
     -- News that the driver would long have taken, or is about to: to drive twice does no harm.
-    driver = waiter
+    turns.driver = waiter
     loop.turn()
   end
   return ok, problem
@@ -361,16 +371,16 @@ local function wait_by_turns(loop, waiter, deadline)
   repeat
     bury_forked()
     local left = left_until(deadline)
-    if not driver or driver == waiter or is_dead(driver) then
+    if not turns.driver or turns.driver == waiter or is_dead(turns.driver) then
       ok, problem = drive(loop, waiter, left)
     else
       ok, problem = park(loop, waiter, left)
     end
   until not ok or waiter.fired or deadline and deadline <= core.now()
-  if driver == waiter then
-    driver = nil
+  if turns.driver == waiter then
+    turns.driver = nil
   end
-  if not driver then
+  if not turns.driver then
     hand_over()
   end
   return ok, problem

@@ -6,7 +6,7 @@ if not package.loaded.luv and coroutine.running() and not select(2, coroutine.ru
 end
 local uv = require "luv"
 
-local adapter = {}
+local adapter = { resumes = true }
 
 local LONGEST = 2 ^ 31 -- milliseconds
 local TICK = 0.001 -- seconds: the next turn of the loop
