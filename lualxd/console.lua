@@ -20,16 +20,15 @@ function meta:__tostring()
   return "lualxd.console: " .. self._console.tried
 end
 
--- Seconds. Who is quiet is told by nobody that the terminal has gone, and so never closes the control.
-local PATIENCE = 1
+local PATIENCE = 10 -- seconds in which a server says that the terminal has ended
 
 -- Those that haven't been let go. To do that takes a while, so what it is done with mustn't be collected together with
 -- the handle, or with the client.
 local attached = {} -- luacheck: ignore 241
 
--- The terminal first, the control when LXD has closed it: 5.0 (lxd/instance_console.go) writes to the terminal when the
--- control has gone, and the whole daemon dies where it was still writing output there ("concurrent write to websocket
--- connection", tried).
+-- The terminal first, by its closing frame: 5.0 (lxd/instance_console.go) writes to the terminal when the control has
+-- gone, and the whole daemon dies where it was still writing output there ("concurrent write to websocket connection",
+-- tried). Once it has answered a closing frame it writes nothing there any more (gorilla/websocket, WriteControl).
 local function let_go(this)
   if this.closed then
     return
@@ -39,15 +38,11 @@ local function let_go(this)
   attached[this], link.orderly[this] = nil, nil
   local parting = loop.condition(link)
   link.parting[this.path] = parting
-  this.terminal:close()
   -- A flow: the client's end waits for it.
   loop.start(function()
     local task = tasks.running()
-    local control, deadline = this.control, core.now() + PATIENCE
-    while not control:ended() and control:await(deadline) do
-      while control:take() do end -- luacheck: ignore 542
-    end
-    control:close()
+    this.terminal:part(core.now() + PATIENCE)
+    this.control:close()
     if link.parting[this.path] == parting then
       link.parting[this.path] = nil
     end

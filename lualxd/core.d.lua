@@ -226,9 +226,10 @@ function request:heard() end
 ---@return boolean final the message ends here
 function request:receive() end
 
----Sends a message over an `upgrade`.
+---Sends a message over an `upgrade`, or says that there will be no more: what comes is still received then, and it ends
+---when the peer has said so, too.
 ---@param bytes string
----@param kind? "binary"|"text"
+---@param kind? "binary"|"text"|"close" of the last, `bytes` don't matter
 ---@return boolean? taken false: there is no room (news come when there is), or the handshake isn't done; nil: it has ended
 function request:send(bytes, kind) end
 

@@ -114,7 +114,7 @@ end
 ---@return "text"|"binary"|lualxd.error|nil kind_or_err
 ---@return boolean? final the message ends here
 function methods:receive()
-  while true do
+  while not self.parted do
     local bytes, kind, final = self:take()
     if bytes then
       return bytes, kind, final
@@ -127,18 +127,33 @@ function methods:receive()
   end
 end
 
+---Ends it as RFC 6455 has it: says so, and waits until the peer has said so, too, or until a deadline. What comes
+---meanwhile nobody gets.
+---@param deadline number of core.now()'s clock
+function methods:part(deadline)
+  self.parted = true
+  self:wake() -- who receives or sends
+  local said = false
+  repeat
+    said = said or self.request:send("", "close") ~= false
+    while self:take() do end -- luacheck: ignore 542
+  until self:ended() or not self:await(deadline)
+  self:close()
+end
+
 ---Sends a message, once there is room for it.
 ---@param bytes string
 ---@param kind "text"|"binary"
 ---@return boolean taken false: it has ended
 function methods:send(bytes, kind)
-  while true do
+  while not self.parted do
     local taken = self.request:send(bytes, kind)
     if taken ~= false then
       return taken == true
     end
     self:await()
   end
+  return false
 end
 
 ---Ends it; idempotent. Who waits is told that it is over.

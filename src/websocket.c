@@ -622,16 +622,15 @@ static int l_receive(lua_State *L)
     return 3;
 }
 
-/* Sends a message: true; false: there is no room, or it isn't open yet; nil: it is over. */
+/* Sends a message, or a closing frame: true; false: there is no room, or it isn't open yet; nil: it is over. */
 static int l_send(lua_State *L)
 {
     size_t n;
     const char *bytes = luaL_checklstring(L, 2, &n); /* first: a number's text may collect garbage */
-    static const char *const types[] = {"binary", "text", NULL};
-    struct wslay_event_msg m = {
-        .opcode = luaL_checkoption(L, 3, "binary", types) == 0 ? WSLAY_BINARY_FRAME : WSLAY_TEXT_FRAME,
-        .msg = (const uint8_t *)bytes, .msg_length = n,
-    };
+    static const char *const types[] = {"binary", "text", "close", NULL};
+    static const uint8_t opcodes[] = {WSLAY_BINARY_FRAME, WSLAY_TEXT_FRAME};
+    int type = luaL_checkoption(L, 3, "binary", types);
+    bool closes = type == 2;
     lxd_request *r = check(L);
     lxd_websocket *w = r->ws;
     if (r->state == LXD_DONE) return 0;
@@ -640,7 +639,9 @@ static int l_send(lua_State *L)
         lua_pushboolean(L, 0);
         return 1;
     }
-    int code = wslay_event_queue_msg(w->events, &m);
+    int code = closes ? wslay_event_queue_close(w->events, WSLAY_CODE_NORMAL_CLOSURE, NULL, 0)
+                      : wslay_event_queue_msg(w->events, &(struct wslay_event_msg){
+                            .opcode = opcodes[type], .msg = (const uint8_t *)bytes, .msg_length = n});
     if (code == WSLAY_ERR_NOMEM) return luaL_error(L, "not enough memory");
     if (code != 0) return 0; /* a closing frame was sent, or came */
     lxd_poller *p = r->engine->poller;
