@@ -82,8 +82,12 @@ local function take_down()
   repeat -- what was under way when the user pressed Ctrl-C may come about meanwhile
     assert(client:apply(nothing, { prune = true, allow = 4, progress = progress }))
   until assert(client:plan(nothing, { prune = true, allow = 4 })).empty
-  if import then
-    import:wait()
+  if there_before then
+    if import then
+      import:wait()
+    else
+      lxd.sleep(2) -- interrupted as it began: it may have been sent, or not
+    end
     local alias = client.images.aliases(image):get()
     if alias and there_before[alias.target] then
       assert(client.images.aliases(image):delete():wait()) -- only the name is ours
