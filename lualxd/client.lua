@@ -1,5 +1,6 @@
 -- One server: connecting, scopes, and the request that has no name yet.
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
+local answers = require "lualxd.answer"
 local events = require "lualxd.events"
 local http = require "lualxd.http"
 local json = require "lualxd.json"
@@ -355,7 +356,7 @@ local function ask_stream(scope, method, path, settings, sink)
   if not status then
     return nil, head
   end
-  return http.read(this, status, head, body, true)
+  return answers.read(this, status, head, body, true)
 end
 
 ---Any request. Waits for the answer, whatever the method.
@@ -411,7 +412,7 @@ function methods:request(method, path, settings)
   end
   local response = {
     status = answer.status,
-    headers = http.headers(answer.head),
+    headers = answers.headers(answer.head),
     body = answer.body,
     close = answer.close,
     json = answer.envelope,

@@ -1,6 +1,6 @@
 -- Editing an object that others may write, too: get, edit, put with the ETag, again when it changed.
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
-local http = require "lualxd.http"
+local answers = require "lualxd.answer"
 local json = require "lualxd.json"
 local loop = require "lualxd.loop"
 local outcome = require "lualxd.outcome"
@@ -32,7 +32,7 @@ local function edit_now(change, node, f, encode)
     local result
     result, err = change:complete("PUT", node.path, {
       json = after,
-      etag = http.etag(node.scope.link, answer.head),
+      etag = answers.etag(node.scope.link, answer.head),
     }, outcome.unknown(change.tried))
     if not err or err.kind ~= "conflict" then
       return result, err

@@ -1,5 +1,6 @@
 -- Files in an instance, through LXD's files endpoint: it works on running and stopped instances.
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
+local answers = require "lualxd.answer"
 local errors = require "lualxd.error"
 local http = require "lualxd.http"
 local json = require "lualxd.json"
@@ -48,7 +49,7 @@ local function integer(text, base)
 end
 
 local function info_of(head)
-  local headers = http.headers(head)
+  local headers = answers.headers(head)
   return {
     type = headers["x-lxd-type"] or "file",
     uid = integer(headers["x-lxd-uid"] or "0", 10),
@@ -146,7 +147,7 @@ function methods:stat(path)
   if not status then
     return nil, head
   end
-  local _, problem = http.read(this, status, head, table.concat(pieces), true)
+  local _, problem = answers.read(this, status, head, table.concat(pieces), true)
   return nil, problem
 end
 
@@ -290,7 +291,7 @@ local function post(change, self, path, body, headers, needs)
   if not status then
     return nil, head
   end
-  return http.read(this, status, head, answer, true)
+  return answers.read(this, status, head, answer, true)
 end
 
 local function differs(info, wanted)

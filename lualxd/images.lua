@@ -1,5 +1,6 @@
 -- Images that come from files here.
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
+local answers = require "lualxd.answer"
 local core = require "lualxd.core"
 local errors = require "lualxd.error"
 local http = require "lualxd.http"
@@ -79,7 +80,7 @@ local function upload(change, source, settings, properties)
   if not status then
     return nil, head
   end
-  local answer, problem = http.read(this, status, head, text)
+  local answer, problem = answers.read(this, status, head, text)
   return answer, problem, this.digest
 end
 
@@ -101,7 +102,7 @@ local function give_alias(change, alias, fingerprint)
   end
   answer, err = change:ask("PUT", path, {
     json = json.encode { target = fingerprint, description = answer.data.description },
-    etag = http.etag(change.scope.link, answer.head),
+    etag = answers.etag(change.scope.link, answer.head),
   })
   return answer and true, err
 end

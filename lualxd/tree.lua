@@ -1,6 +1,7 @@
 -- Collections and items, all from one table of kinds: LXD's URL `/1.0/containers/web/snapshots/s0` is
 -- `client.containers "web".snapshots "s0"`. Nothing here does I/O before a method is called.
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
+local answers = require "lualxd.answer"
 local editing = require "lualxd.editing"
 local errors = require "lualxd.error"
 local files = require "lualxd.files"
@@ -138,7 +139,7 @@ function item:get()
   if not answer then
     return nil, err
   end
-  return answer.data, http.etag(self.scope.link, answer.head)
+  return answer.data, answers.etag(self.scope.link, answer.head)
 end
 
 ---@return boolean? exists

@@ -1,6 +1,7 @@
 -- One WebSocket of the server: a request that goes on as messages both ways. Here everything waits; who has to read
 -- and write at once does so in two tasks.
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
+local answers = require "lualxd.answer"
 local errors = require "lualxd.error"
 local http = require "lualxd.http"
 local loop = require "lualxd.loop"
@@ -40,7 +41,7 @@ local function failure(this)
   if not status then
     return exchange:explain(head)
   end
-  local answer, err = http.read(exchange, status, head, body)
+  local answer, err = answers.read(exchange, status, head, body)
   return err or errors.new("protocol", {
     message = "the answer to a WebSocket's handshake is an ordinary one", code = answer.status,
   })

@@ -27,6 +27,7 @@ build = {
   type = "builtin",
   modules = {
     ["lualxd"] = "lualxd/init.lua",
+    ["lualxd.answer"] = "lualxd/answer.lua",
     ["lualxd.client"] = "lualxd/client.lua",
     ["lualxd.command"] = "lualxd/command.lua",
     ["lualxd.console"] = "lualxd/console.lua",
