@@ -28,6 +28,7 @@ build = {
   modules = {
     ["lualxd"] = "lualxd/init.lua",
     ["lualxd.answer"] = "lualxd/answer.lua",
+    ["lualxd.change"] = "lualxd/change.lua",
     ["lualxd.client"] = "lualxd/client.lua",
     ["lualxd.command"] = "lualxd/command.lua",
     ["lualxd.console"] = "lualxd/console.lua",
