@@ -1,76 +1,21 @@
--- Collections and items, all from one table of kinds: LXD's URL `/1.0/containers/web/snapshots/s0` is
+-- Collections and items of all kinds: LXD's URL `/1.0/containers/web/snapshots/s0` is
 -- `client.containers "web".snapshots "s0"`. Nothing here does I/O before a method is called.
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local answers = require "lualxd.answer"
 local editing = require "lualxd.editing"
 local errors = require "lualxd.error"
-local files = require "lualxd.files"
 local http = require "lualxd.http"
-local images = require "lualxd.images"
-local instance = require "lualxd.instance"
 local json = require "lualxd.json"
+local kinds = require "lualxd.kinds"
 local operation = require "lualxd.operation"
 local options = require "lualxd.options"
 local outcome = require "lualxd.outcome"
-local trust = require "lualxd.trust"
 
 local tree = {}
 
--- One row a kind. `path`: below its parent. `one`: a single thing, for errors. `key`: the field that
--- holds its name. `extension`: the API extension without which a server doesn't have it. `reads`: what can
--- be read below an item. `items`, `collections`: more methods. `below`: kinds below an item.
--- `by_status`: the list comes as an object of lists. `free`: names may have characters of which a list of URLs is no
--- help: LXD 5.0.2 escapes some of them twice and some not at all. `bare`: old servers put the instance's name before.
-local KINDS = {
-  containers = { path = "containers", one = "container", instance = true },
-  instances = { path = "instances", one = "instance", instance = true, extension = "instances" },
-  virtual_machines = {
-    path = "virtual-machines", one = "virtual machine", instance = true,
-    extension = "virtual-machines",
-  },
-  snapshots = { path = "snapshots", one = "snapshot", dated = true, free = true, bare = true },
-  backups = { path = "backups", one = "backup", dated = true, bare = true, extension = "container_backup" },
-  profiles = { path = "profiles", one = "profile", free = true },
-  images = {
-    path = "images", one = "image", key = "fingerprint", collections = images.collection,
-    properties = { aliases = "aliases" },
-  },
-  aliases = { path = "aliases", one = "image alias", free = true },
-  networks = {
-    path = "networks", one = "network", extension = "network",
-    reads = { leases = "network_leases", state = "network_state" },
-  },
-  network_acls = { path = "network-acls", one = "network ACL", extension = "network_acl" },
-  storage_pools = {
-    path = "storage-pools", one = "storage pool", extension = "storage",
-    reads = { resources = "resources" },
-  },
-  projects = {
-    path = "projects", one = "project", extension = "projects", free = true,
-    reads = { state = "project_usage" },
-  },
-  certificates = {
-    path = "certificates", one = "certificate", key = "fingerprint",
-    collections = { token = trust.token },
-  },
-  operations = { path = "operations", one = "operation", key = "id", by_status = true },
-  warnings = { path = "warnings", one = "warning", key = "uuid", extension = "warnings" },
-}
-
-for _, kind in pairs(KINDS) do
-  kind.key = kind.key or "name"
-  if kind.instance then
-    kind.dated = true
-    kind.reads = { state = false }
-    kind.items = instance.item
-    kind.below = { snapshots = true, backups = true }
-    kind.views = { files = files.new }
-  end
-end
-
 ---@class lualxd.node a collection or an item
 ---@field scope lualxd.scope
----@field kind table a row of KINDS
+---@field kind table a row of kinds.lua
 ---@field path string
 ---@field name string? of an item
 
@@ -270,7 +215,7 @@ end
 -- The API extension without which the list would be another than was asked for: LXD goes past what it doesn't know.
 local function list_needs(kind, settings, recursion)
   if settings.filter then
-    return (kind.instance or kind == KINDS.images) and "api_filtering" or "api_filtering_extended"
+    return (kind.instance or kind == kinds.images) and "api_filtering" or "api_filtering_extended"
   elseif settings.all_projects and kind.instance then
     return "instance_all_projects"
   end
@@ -419,8 +364,8 @@ local function item_meta(kind)
     if methods[name] then
       return methods[name]
     elseif kind.below and kind.below[name] then
-      return make(metas(KINDS[name]).collection, self.scope, KINDS[name],
-        self.path .. "/" .. KINDS[name].path)
+      return make(metas(kinds[name]).collection, self.scope, kinds[name],
+        self.path .. "/" .. kinds[name].path)
     elseif kind.views and kind.views[name] then
       return kind.views[name](self)
     end
@@ -435,7 +380,7 @@ local function collection_meta(kind)
     if methods[name] then
       return methods[name]
     elseif kind.properties and kind.properties[name] then
-      local below = KINDS[kind.properties[name]]
+      local below = kinds[kind.properties[name]]
       return make(metas(below).collection, self.scope, below, self.path .. "/" .. below.path)
     end
   end
@@ -460,7 +405,7 @@ end
 ---@param name string
 ---@return table? collection nil where there is no such kind
 function tree.collection(scope, name)
-  local kind = KINDS[name]
+  local kind = kinds[name]
   if kind and tree.TOP[name] then
     if kind.instance and kind.extension then -- which what is below it and can be done with it needs as well
       scope = { link = scope.link, project = scope.project, target = scope.target, needs = kind.extension }
@@ -471,7 +416,7 @@ end
 
 ---The kinds that a client has.
 tree.TOP = {}
-for name in pairs(KINDS) do
+for name in pairs(kinds) do
   tree.TOP[name] = true
 end
 for _, name in ipairs { "snapshots", "backups", "aliases" } do

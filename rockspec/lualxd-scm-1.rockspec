@@ -42,6 +42,7 @@ build = {
     ["lualxd.images"] = "lualxd/images.lua",
     ["lualxd.instance"] = "lualxd/instance.lua",
     ["lualxd.json"] = "lualxd/json.lua",
+    ["lualxd.kinds"] = "lualxd/kinds.lua",
     ["lualxd.link"] = "lualxd/link.lua",
     ["lualxd.loop"] = "lualxd/loop/init.lua",
     ["lualxd.loop.copas"] = "lualxd/loop/copas.lua",
