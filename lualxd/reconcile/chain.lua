@@ -31,13 +31,20 @@ local chain = {}
 ---@field impact lualxd.reconcile.impact? of an instance
 ---@field image table? `fingerprint` to create it from, `moved` from what it was made of
 
+-- A profile's name may have in it what ids are made with: `a@b` isn't `a` in the project b.
+local function encode(name)
+  return (name:gsub("[%%@:]", function(char)
+    return string.format("%%%02X", char:byte())
+  end))
+end
+
 ---What a step's id begins with.
 ---@param section string
 ---@param project string
 ---@param name string
 ---@return string
 function chain.base(section, project, name)
-  return section .. "/" .. name .. (project ~= "default" and "@" .. project or "")
+  return section .. "/" .. encode(name) .. (project ~= "default" and "@" .. encode(project) or "")
 end
 
 local function new(subject, policy)

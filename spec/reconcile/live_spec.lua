@@ -510,6 +510,22 @@ describe("projects", function()
     assert.is_nil(server.look("/1.0/instances/" .. there .. "?project=" .. project))
   end)
 
+  it("aren't mixed up with names that look like theirs", function()
+    local name = server.name "base"
+    local source = { stack = name, profiles = { [name] = { project = project },
+      [name .. "@" .. project] = {}, [name .. ":create"] = {} } }
+    local report = apply(source)
+    local base = "profiles/" .. name
+    assert.are.same({ [base .. "@" .. project .. ":create"] = "done",
+      [base .. "%40" .. project .. ":create"] = "done", [base .. "%3Acreate:create"] = "done" },
+      report.steps)
+    assert.truthy(server.look("/1.0/profiles/" .. name .. "?project=" .. project))
+    assert.truthy(server.look("/1.0/profiles/" .. name .. "@" .. project))
+    apply({ stack = name }, { prune = true, allow = 4 })
+    assert.is_nil(server.look("/1.0/profiles/" .. name .. "?project=" .. project))
+    assert.is_nil(server.look("/1.0/profiles/" .. name .. "@" .. project))
+  end)
+
   it("keep stacks of one name apart", function()
     local name = server.name "web"
     local scoped = client:project(project)
