@@ -307,7 +307,7 @@ local function add_state(this)
   local wanted = entry.state and entry.state.word ~= "ignore" and entry.state.text
   local owed = subject.mark and subject.mark.todo or {}
   if not wanted and live == "stopped" and owed.start then
-    wanted = "running" -- we stopped it to change it, and owe it its start
+    wanted = owed.freeze and "frozen" or "running" -- we stopped it, or made it anew, and owe it its start
   elseif not wanted and live == "running" and owed.freeze then
     wanted = "frozen" -- we thawed it to restart it
   end

@@ -8,8 +8,9 @@ local session = require "lualxd.reconcile.session"
 
 local objects = {}
 
--- What the mark of an object says once it is as its entry wants it.
-local function initial_mark(this, subject)
+-- What the mark of an object says once it is as its entry wants it. `live`: the state of the one in whose place it is
+-- made.
+local function initial_mark(this, subject, live)
   local entry = subject.entry
   local mark = marker.new(this.declared.stack, entry.kind.noun, subject.project, entry.name,
     this.observed.home)
@@ -18,8 +19,13 @@ local function initial_mark(this, subject)
   if entry.files and #entry.files > 0 then
     mark.todo.files = ""
   end
-  if entry.ready and entry.state and entry.state.text == "running" then
+  local wanted = entry.state and entry.state.text or live
+  if entry.ready and wanted == "running" then
     mark.todo.ready = ""
+  end
+  if (not entry.state or entry.state.word == "ignore") and (wanted == "running" or wanted == "frozen") then
+    -- After an interruption nothing that is declared would say that this one is still to be started.
+    mark.todo.start, mark.todo.freeze = "", wanted == "frozen" and "" or nil
   end
   return mark
 end
@@ -53,7 +59,7 @@ local function post(this, subject, body, mark, progress)
   if entry.kind.runs then
     body.source = creation_source(subject)
   end
-  this.created[subject] = true
+  this.created[subject] = mark
   local operation = client[entry.kind.section]:create(body)
   if progress then
     operation:progress(progress)
@@ -259,7 +265,7 @@ function objects.replace(this, step, subject, progress)
   end
   local kept = carried(data)
   local edits = diff.compare(subject.entry, kept, old).edits
-  local mark = initial_mark(this, subject)
+  local mark = initial_mark(this, subject, session.state(data))
   local body = diff.body(subject.entry.kind, kept, edits, marker.keys(mark))
   local ok, err = objects.delete(this, step, subject)
   if not ok then

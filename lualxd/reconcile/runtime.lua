@@ -132,8 +132,8 @@ function runtime.start(this, step, subject)
   if ok and wanted == "frozen" and state ~= "frozen" then
     ok, err = change_state(this, subject, "freeze")
   end
-  local owed = subject.mark and subject.mark.todo or {}
-  if ok and (owed.start or owed.freeze) then
+  local mark = this.created[subject] or subject.mark
+  if ok and mark and (mark.todo.start or mark.todo.freeze) then
     return forget(this, subject)
   end
   return ok, err

@@ -19,7 +19,7 @@ local session = {}
 ---@field observed lualxd.reconcile.observed
 ---@field policy table
 ---@field planned lualxd.reconcile.planned
----@field created table<lualxd.reconcile.subject, boolean> made in this run
+---@field created table<lualxd.reconcile.subject, lualxd.reconcile.mark> made in this run, with this mark
 ---@field secrets string[] longest first
 local methods = {}
 local meta = { __index = methods }

@@ -812,6 +812,45 @@ describe("a state that an interrupted run owed", function()
     assert(server:client().containers("web1"):stop():wait())
     assert.is_true(plan(source).empty)
   end)
+
+  -- Applies, and dies at the first change of a state.
+  local function die(source, settings)
+    function server:request(what, f)
+      if what:find("^STATE") then
+        error("died before " .. what, 0)
+      end
+      return getmetatable(self).request(self, what, f)
+    end
+    assert.is_false(pcall(reconcile.apply, server:client(), source, settings))
+    server.request = nil
+  end
+
+  it("is known of what was made anew, where none is declared", function()
+    for _, state in ipairs { "running", "frozen" } do
+      server = model.new()
+      apply(web { state = state })
+      server.images.new = ("cd"):rep(32)
+      local source = web { image = ("cd"):rep(32) }
+      die(source, { allow = 4 })
+      assert.are.equal("Stopped", server.containers.web1.status)
+      local start = step(plan(source), "containers/web1:start")
+      assert.are.same({ { path = "state", from = "stopped", to = state, why = "finish",
+        effect = "none" } }, start.changes)
+      apply(source)
+      assert.are.equal(state, server.containers.web1.status:lower())
+      assert.is_true(plan(source).empty)
+    end
+  end)
+
+  it("is known where it counts at creation only", function()
+    local source = web { state = words.ignore "running" }
+    die(source)
+    apply(source)
+    assert.are.equal("Running", server.containers.web1.status)
+    assert.is_true(plan(source).empty)
+    assert(server:client().containers("web1"):stop():wait())
+    assert.is_true(plan(source).empty)
+  end)
 end)
 
 describe("an apply", function()
