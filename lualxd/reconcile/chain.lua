@@ -212,10 +212,7 @@ end
 local function danger_of(changes)
   local danger = 0
   for _, change in ipairs(changes) do
-    local least = 1
-    if not change.leaf or change.path == "description" or change.path:find("^config%.user%.") then
-      least = 0
-    end
+    local least = change.leaf and effects.least(change.path) or 0
     danger = math.max(danger, least, effects.danger[change.effect])
   end
   return danger

@@ -111,6 +111,13 @@ local DEVICE_VALUES = {
 -- `next_start` asks for is a step of its own.)
 effects.danger = { none = 0, live = 1, next_start = 1, replug = 2, stop = 3, replace = 4 }
 
+---What changing a path is worth at least, whatever it does to what runs: what only describes is none.
+---@param path string as in a step's changes
+---@return integer
+function effects.least(path)
+  return (path == "description" or path:find("^config%.user%.")) and 0 or 1
+end
+
 local function lookup(key)
   local row = CONFIG[key]
   local prefix = key

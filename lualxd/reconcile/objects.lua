@@ -122,7 +122,7 @@ local function edit(this, step, subject)
       return nil, session.conflict(subject, "it is no longer this stack's")
     end
     return due(this, subject, data, mark)
-  end, step.danger)
+  end, step)
 end
 
 local function has_effect(step, effect)
@@ -207,7 +207,7 @@ function objects.release(this, step, subject)
     end
     return diff.compare(subject.entry, data, mark).edits,
       { [marker.OWNER] = "", [marker.LAST] = "", [marker.TODO] = "" }
-  end, step.danger)
+  end, step)
 end
 
 -- Reads an object that is to go, and makes sure that it is still ours.

@@ -192,16 +192,47 @@ function methods:impact_of(subject, data, body)
   return impact.of(as_seen, body, self.planned.look(subject.project), networks)
 end
 
+-- What an edit of what instances inherit can mean to one of them, at worst.
+local function effect_at_worst(this, subject, data, body, edit)
+  if edit.device then
+    local networks = this.observed.networks and this.observed.networks[observe.effective(
+      this.observed, "features.networks", subject.project)]
+    return effects.device((data.devices or {})[edit.device], body.devices[edit.device], networks)
+  end
+  return edit.field == "config" and effects.config(edit.key) or "none"
+end
+
+-- How bad edits are. Those that the plan showed were weighed by it; more of them are due where somebody has changed
+-- meanwhile what is declared.
+local function danger_of(this, subject, data, body, edits, step)
+  local runs = subject.entry.kind.runs
+  local danger = runs and effects.danger[impact.worst(this:impact_of(subject, data, body))] or 0
+  local shown = {}
+  for _, change in ipairs(step and step.changes or {}) do
+    shown[change.path] = true
+  end
+  for _, edit in ipairs(edits) do
+    local path = edit.field .. (edit.device and "." .. edit.device or "") .. (edit.key and "." .. edit.key or "")
+    local device = edit.device and (data.devices or {})[edit.device]
+    local changes = not (device and edit.key and device[edit.key] == edit.text)
+    if changes and not shown[path] then
+      local effect = runs and "none" or effect_at_worst(this, subject, data, body, edit)
+      danger = math.max(danger, effects.least(path), effects.danger[effect])
+    end
+  end
+  return danger
+end
+
 ---Gets the object, lets `f` say what is to become of it, and puts it; again when it changed
 ---meanwhile.
 ---@param subject lualxd.reconcile.subject
 ---@param f fun(data: table, mark: lualxd.reconcile.mark?): table?, table gives edits and the keys
 ---of the new mark; nil, err to give up
----@param approved integer? danger that the plan showed; more than that, and than what is allowed,
----isn't sent
+---@param step lualxd.reconcile.step? with what the plan showed; more danger than its, and than what is allowed, isn't
+---sent
 ---@return boolean? ok
 ---@return lualxd.error? err
-function methods:edit(subject, f, approved)
+function methods:edit(subject, f, step)
   local kind = subject.entry.kind
   local err
   for try = 1, TRIES do
@@ -214,11 +245,8 @@ function methods:edit(subject, f, approved)
       return nil, marks
     end
     local body = diff.body(kind, data, edits, marks)
-    local danger = 0
-    if #edits > 0 and kind.runs then
-      danger = effects.danger[impact.worst(self:impact_of(subject, data, body))]
-    end
-    if danger > math.max(approved or 0, self.policy.allow) then
+    local danger = #edits > 0 and danger_of(self, subject, data, body, edits, step) or 0
+    if danger > math.max(step and step.danger or 0, self.policy.allow) then
       return nil, session.conflict(subject, "it changed meanwhile, and what it needs now is of"
         .. " danger " .. danger)
     end

@@ -510,6 +510,33 @@ describe("danger", function()
     assert.are.equal("Running", server.containers.web1.status)
   end)
 
+  it("counts for what somebody changes between plan and apply, in a profile, too", function()
+    local NIC = { type = "nic", network = "br0" }
+    local source = web { state = "running", profiles = { "default", "base" } }
+    source.profiles = { base = { config = { ["limits.memory"] = "1GiB" }, devices = { eth0 = NIC } } }
+    apply(source)
+    source.profiles.base.config["user.a"] = "1"
+    local metadata, live = plan(source, { allow = 0 }), plan(source, { allow = 1 })
+    server.profiles.base.config["limits.memory"] = "2GiB"
+    local report, err = metadata:apply()
+    assert.is_nil(report)
+    assert.matches("of danger 1", tostring(err))
+    assert.are.equal("2GiB", server.profiles.base.config["limits.memory"])
+    server.profiles.base.devices.eth0.mtu = "1400" -- not ours, and it stays
+    assert(live:apply())
+    assert.are.equal("1GiB", server.profiles.base.config["limits.memory"])
+    source.profiles.base.config["user.a"] = "2"
+    live = plan(source, { allow = 1 })
+    server.profiles.base.devices.eth0.network = "br1"
+    report, err = live:apply()
+    assert.is_nil(report)
+    assert.matches("of danger 2", tostring(err))
+    assert.are.equal("br1", server.profiles.base.devices.eth0.network)
+    assert.are.equal("1400", server.profiles.base.devices.eth0.mtu)
+    apply(source)
+    assert.are.equal("br0", server.profiles.base.devices.eth0.network)
+  end)
+
   it("counts where the value that the container sees changes, and nowhere else", function()
     local source = web { state = "running", profiles = { "default", "base" },
       config = { ["security.privileged"] = true } }
