@@ -101,15 +101,27 @@ end
 -- How often to look again at what changed while it was worked on.
 local ROUNDS = 3
 
--- Steps of a new plan for the objects whose steps didn't fit the world any more.
-local function narrowed(planned, report, old)
-  local wanted, steps, ids = {}, {}, {}
-  for _, step in ipairs(old.steps) do
-    local err = report.errors[step.id]
-    if err and err.replan then
-      wanted[step.id:match("^(.-):")] = true
-    end
+-- The objects whose steps didn't fit the world any more, and those that only waited for them.
+local function unfitting(report, old)
+  local wanted, again, lost = {}, {}, false
+  for _, err in pairs(report.errors) do
+    lost = lost or not err.replan
   end
+  for _, step in ipairs(old.steps) do
+    local err, state = report.errors[step.id], report.steps[step.id]
+    local due = err ~= nil and err.replan or state == "skipped" and not (lost and step.action == "delete")
+    for _, id in ipairs(state == "skipped" and step.needs or {}) do
+      due = due and (report.steps[id] == "done" or again[id])
+    end
+    again[step.id] = due or nil
+    wanted[step.id:match("^(.-):")] = due or wanted[step.id:match("^(.-):")]
+  end
+  return wanted
+end
+
+-- Steps of a new plan for some objects.
+local function narrowed(planned, wanted)
+  local steps, ids = {}, {}
   for _, step in ipairs(planned.steps) do
     if wanted[step.id:match("^(.-):")] then
       steps[#steps + 1] = step
@@ -124,7 +136,6 @@ local function narrowed(planned, report, old)
     step.needs = needs
   end
   planned.steps = steps
-  return wanted
 end
 
 -- Objects that somebody changed under our hands are planned anew, by the same policy.
@@ -142,14 +153,18 @@ local function run_again(kept, report, settings)
     if not again then
       return
     end
-    local wanted = narrowed(again, report, planned)
-    if #again.steps == 0 and #again.blocked > 0 then
+    local wanted, blocked = unfitting(report, planned), {}
+    narrowed(again, wanted)
+    for _, step in ipairs(again.blocked) do
+      blocked[step.id] = true
+    end
+    if #again.steps == 0 and next(blocked) then
       return
     end
     local this = session.new(kept.client, kept.declared, observed, kept.policy, again)
     local more = apply.run(again, this, settings)
     for _, step in ipairs(kept.planned.steps) do
-      if wanted[step.id:match("^(.-):")] and not more.steps[step.id] then
+      if wanted[step.id:match("^(.-):")] and not more.steps[step.id] and not blocked[step.id] then
         -- It isn't in the new plan: there is nothing left of it to do.
         report.steps[step.id], report.errors[step.id] = "done", nil
       end

@@ -948,6 +948,42 @@ describe("an apply", function()
     assert.are.equal("2", server.containers.web1.config["user.a"])
   end)
 
+  it("goes on with what waited for that, unless something else went wrong", function()
+    local source = web { config = { ["user.a"] = "1" } }
+    source.containers.old = { image = "busybox" }
+    apply(source)
+    source.containers.web1.config["user.a"] = "2"
+    source.containers.old = nil
+    source.containers.web2 = { image = "busybox", after = { "web1" }, snapshots = { "s" } }
+    local planned = plan(source, { prune = true, allow = 4 })
+    server.containers.web1 = nil -- gone since
+    local report = assert(planned:apply())
+    for id, state in pairs(report.steps) do
+      assert.are.equal("done", state, id)
+    end
+    assert.truthy(server.containers.web2.snapshots.s)
+    assert.is_nil(server.containers.old)
+    assert.is_true(plan(source, { prune = true }).empty)
+
+    source.containers.web1.config["user.a"] = "3"
+    source.containers.web2 = nil
+    source.containers.web3 = { image = "busybox", after = { "web1" } }
+    source.containers.bad = { image = "busybox" }
+    planned = plan(source, { prune = true, allow = 4 })
+    server.containers.web1 = nil
+    function server:request(what, f)
+      if what == "POST containers/bad" then
+        return nil, require "lualxd.error".new("failed", { message = "no room" })
+      end
+      return getmetatable(self).request(self, what, f)
+    end
+    local _, err = planned:apply()
+    server.request = nil
+    assert.are.equal("skipped", err.report.steps["containers/web2:delete"])
+    assert.truthy(server.containers.web2)
+    assert.truthy(server.containers.web3)
+  end)
+
   it("may come late, and twice", function()
     local source = web { state = "running", files = { ["/a"] = { content = "x" } },
       snapshots = { "s" } }
