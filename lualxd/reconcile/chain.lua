@@ -228,6 +228,18 @@ local function paid(subject)
   end
 end
 
+-- The change that LXD refuses: the root disk of an instance stays in its pool (lxd/device/disk.go, Update).
+local function moved_root(subject)
+  local inherited = subject.data.expanded_devices or {}
+  for _, change in ipairs(subject.difference.changes) do
+    local leaf = change.leaf
+    local live = leaf and leaf.device and leaf.key == "pool" and leaf.text and inherited[leaf.device]
+    if live and live.path == "/" and live.pool and live.pool ~= leaf.text then
+      return change
+    end
+  end
+end
+
 local function add_update(this)
   local subject = this.subject
   local changes = subject.difference.changes
@@ -251,7 +263,14 @@ local function add_update(this)
       change.effect = subject.effect_at(change.leaf)
     end
   end
+  local moved = subject.entry.kind.runs and moved_root(subject)
+  if moved then
+    moved.effect = "replace"
+  end
   local step = add(this, "update", changes, danger_of(changes))
+  if moved then
+    step.blocked = "LXD can't move a root disk to another pool; replacing the " .. subject.entry.kind.noun .. " can"
+  end
   if subject.impact and subject.impact.stop and subject.data.ephemeral then
     step.blocked = "it can be changed only while it is stopped, and an ephemeral one is gone then"
   end
@@ -336,6 +355,10 @@ local function replacement(subject, half_made)
     return { path = "image", from = half_made and "half made" or image.moved:sub(1, 12),
       to = fingerprint and fingerprint:sub(1, 12) or subject.entry.image.text,
       why = half_made and "finish" or image.why, effect = "replace" }
+  end
+  local moved = moved_root(subject)
+  if moved then
+    return { path = moved.path, from = moved.from, to = moved.to, why = moved.why, effect = "replace" }
   elseif ends_by_stopping(subject) then
     local live = kinds.live_states[subject.data.status]
     return { path = "state", from = live, to = "stopped", why = state_reason(subject, live),
@@ -350,7 +373,8 @@ local function add_replace(this, change)
   if kept then
     step.blocked = "keep = true, and replacing deletes it first"
   elseif not subject.entry.image then
-    step.blocked = "it is ephemeral: stopping deletes it, and no image says what to make it from"
+    step.blocked = (change.path == "state" and "it is ephemeral: stopping deletes it" or "it has to be made anew")
+      .. ", and no image says what to make it from"
   end
   return not step.blocked and step.danger <= this.policy.allow
 end

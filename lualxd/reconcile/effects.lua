@@ -164,7 +164,7 @@ end
 ---@param before table<string, string>? nil: it is added
 ---@param after table<string, string>? nil: it goes
 ---@param networks table<string, { type: string }>? the server's managed networks
----@return string effect `none`, `live`, `replug`, `stop`, `next_start`
+---@return string effect `none`, `live`, `replug`, `stop`, `next_start`, `replace`
 function effects.device(before, after, networks)
   -- Type `none` hides a profile's device: nothing is plugged in.
   before = before and before.type ~= "none" and before or nil
@@ -189,9 +189,9 @@ function effects.device(before, after, networks)
       end
     end
   end
-  -- The root filesystem stays mounted whatever is changed about it (tried with 5.0.2).
+  -- The root filesystem stays mounted whatever is changed about it (tried with 5.0.2), and where it is.
   if worst == "replug" and before.path == "/" and after.path == "/" then
-    worst = "next_start"
+    worst = before.pool == after.pool and "next_start" or "replace"
   end
   return worst
 end

@@ -7,7 +7,7 @@ local values = require "lualxd.reconcile.values"
 
 local impact = {}
 
-local RANK = { none = 0, live = 1, next_start = 2, replug = 3, stop = 4 }
+local RANK = { none = 0, live = 1, next_start = 2, replug = 3, stop = 4, replace = 5 }
 
 local function worse(one, other)
   return (RANK[other] or 0) > (RANK[one] or 0) and other or one

@@ -269,6 +269,24 @@ describe("what takes effect at the next start", function()
   end)
 end)
 
+describe("a root disk", function()
+  it("goes to another pool by replacing what is in it", function()
+    local name, pool = server.name "root", server.name "pool"
+    server.lxc("storage create %s dir", pool)
+    local source, entry = stack_of(name, { files = { ["/srv/a"] = { content = "hello" } } })
+    apply(source)
+    entry.devices = { root = { type = "disk", path = "/", pool = pool } }
+    local planned = plan(source)
+    assert.are.equal(0, #planned.steps)
+    assert.are.equal(4, planned.blocked[#planned.blocked].danger)
+    apply(source, { allow = 4 })
+    assert.are.equal(pool, look(name).devices.root.pool)
+    assert.are.equal("hello", server.lxc("file pull %s/srv/a -", name))
+    apply({ stack = name }, { prune = true, allow = 4 })
+    server.lxc("storage delete %s", pool)
+  end)
+end)
+
 describe("states", function()
   it("are changed from each to each", function()
     local name = server.name "web"

@@ -222,6 +222,45 @@ describe("devices", function()
   end)
 end)
 
+describe("the pool of a root disk", function()
+  it("is changed only by replacing what is in it", function()
+    server = model.new { pools = { "default", "fast" } }
+    local root = { type = "disk", path = "/", pool = "default" }
+    local source = web { state = "running", devices = { root = root }, snapshots = { "s" } }
+    apply(source)
+    root.pool = "fast"
+    local planned = plan(source)
+    assert.are.same({}, planned.steps)
+    assert.are.same({ "containers/web1:update", "containers/web1:replace" }, ids(planned.blocked))
+    local change = { path = "devices.root.pool", from = "default", to = "fast", why = "declared",
+      effect = "replace" }
+    assert.are.same({ change }, step(planned, "containers/web1:update").changes)
+    assert.are.same({ change }, step(planned, "containers/web1:replace").changes)
+    assert.are.equal(4, step(planned, "containers/web1:replace").danger)
+    planned = plan(source, { allow = 4 })
+    assert.are.same({ "containers/web1:replace", "containers/web1:start",
+      "containers/web1:snapshot:s" }, ids(planned.steps))
+    assert(planned:apply())
+    assert.are.equal("fast", server.containers.web1.devices.root.pool)
+    assert.is_true(plan(source).empty)
+    root.pool = "default"
+    source.containers.web1.image = nil
+    planned = plan(source, { allow = 4 })
+    assert.are.same({}, planned.steps)
+    assert.matches("no image says what to make it from", step(planned, "containers/web1:replace").blocked)
+  end)
+
+  it("counts where it was a profile's", function()
+    server = model.new { pools = { "default", "fast" } }
+    apply(web {})
+    local planned = plan(web { devices = { root = { type = "disk", path = "/", pool = "fast" } } },
+      { allow = 4 })
+    assert.are.same({ "containers/web1:replace" }, ids(planned.steps))
+    local own = web { devices = { root = { type = "disk", path = "/", pool = "default" } } }
+    assert.are.same({ "containers/web1:update" }, ids(plan(own).steps))
+  end)
+end)
+
 describe("the words", function()
   it("auto fits any value, ignore counts at creation only, unset takes away", function()
     local source = web { config = { ["user.a"] = words.auto, ["user.b"] = words.ignore "first",
