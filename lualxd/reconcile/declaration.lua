@@ -22,7 +22,7 @@ local declaration = {}
 ---@field target string? cluster member to create it on
 ---@field leaves lualxd.reconcile.leaf[] sorted by path
 ---@field after { path: string, section: string, name: string }[]
----@field image { text: string, source: table? }?
+---@field image { text: string, source: table?, word: string? }? `word`: ignore
 ---@field state lualxd.reconcile.leaf?
 ---@field files table[]? sorted by name
 ---@field snapshots { name: string, expires_at: string? }[]? sorted by name

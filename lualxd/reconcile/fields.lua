@@ -106,26 +106,40 @@ function type_of.config(this, path, map)
   end
 end
 
+-- One key of a device. `seeds`: the whole device counts at creation only.
+local function add_device_key(this, leaf, device, seeds)
+  local given = device[leaf.key]
+  local word = words.name(given)
+  if leaf.key == "type" and type(given) ~= "string" then
+    this.fail(leaf.path, "expected a string, got " .. check.say(given))
+  elseif leaf.key == "type" and given == "" then
+    this.fail(leaf.path, "is empty")
+  elseif not seeds then
+    add(this, leaf, given)
+  elseif not word or word == "secret" then
+    add(this, leaf, words.ignore(given))
+  end
+end
+
 function type_of.devices(this, path, devices)
   if not check.expect(this, path, devices, "table") then
     return
   end
   for _, name in ipairs(check.names_of(this, path, devices)) do
     local device, here = devices[name], path .. "." .. name
-    if words.name(device) == "unset" then
-      put(this, { path = here, field = "devices", device = name, word = "unset" })
-    elseif check.expect(this, here, device, "table") then
+    local word = words.name(device)
+    local seeds = word == "ignore"
+    if seeds then
+      device = words.reveal(device)
+    end
+    if word == "unset" or seeds then
+      put(this, { path = here, field = "devices", device = name, word = word })
+    end
+    if word ~= "unset" and not (seeds and device == nil) and check.expect(this, here, device, "table") then
       local typed = type(device.type) == "string" and device or nil
       for _, key in ipairs(check.names_of(this, here, device)) do
-        local leaf = { path = here .. "." .. key, field = "devices", device = name, key = key,
-          value = effects.device_value(typed, key) }
-        if key == "type" and not typed then
-          this.fail(leaf.path, "expected a string, got " .. check.say(device.type))
-        elseif key == "type" and device.type == "" then
-          this.fail(leaf.path, "is empty")
-        else
-          add(this, leaf, device[key])
-        end
+        add_device_key(this, { path = here .. "." .. key, field = "devices", device = name, key = key,
+          value = effects.device_value(typed, key) }, device, seeds)
       end
     end
   end
@@ -182,7 +196,14 @@ function type_of.type(this, path, value)
 end
 
 function type_of.names(this, path, list)
-  if not check.expect(this, path, list, "table", "a list of names") then
+  local word = words.name(list)
+  if word == "ignore" then
+    list = words.reveal(list)
+  end
+  if word == "auto" or word == "ignore" and list == nil then
+    put(this, { path = path, field = path, word = word })
+    return
+  elseif not check.expect(this, path, list, "table", "a list of names") then
     return
   end
   local seen, names = {}, {}
@@ -198,7 +219,7 @@ function type_of.names(this, path, list)
       names[#names + 1] = name
     end
   end
-  put(this, { path = path, field = path, list = names })
+  put(this, { path = path, field = path, list = names, word = word })
 end
 
 function type_of.after(this, path, list)

@@ -18,12 +18,15 @@ local SOURCE = { type = "string", alias = "string", fingerprint = "string", serv
 local HIDDEN = { server = true, certificate = true, secret = true }
 
 function guest.image(this, path, value)
-  local entry = this.entry
+  local entry, word = this.entry, nil
+  if words.name(value) == "ignore" and words.reveal(value) ~= nil then
+    word, value = "ignore", words.reveal(value)
+  end
   if type(value) == "string" then
     if value == "" then
       this.fail(path, "is empty")
     end
-    entry.image = { text = value }
+    entry.image = { text = value, word = word }
     return
   elseif not check.expect(this, path, value, "table",
     "an alias, a fingerprint or a source table") then
@@ -69,7 +72,7 @@ function guest.image(this, path, value)
     -- What is shown of a secret is what the word itself shows.
     text = text .. " from " .. tostring(value.server)
   end
-  entry.image = { text = text, source = source }
+  entry.image = { text = text, source = source, word = word }
 end
 
 function guest.state(this, path, value)

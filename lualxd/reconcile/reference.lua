@@ -5,12 +5,17 @@ local observe = require "lualxd.reconcile.observe"
 
 local reference = {}
 
+-- Whether a leaf says what the object is to have: one that counts at creation only doesn't once it is there.
+local function counts(subject, leaf)
+  return leaf.word ~= "ignore" or not subject.data
+end
+
 ---The names of the profiles that an instance uses once it is as declared.
 ---@param subject lualxd.reconcile.subject
 ---@return string[]
 function reference.profiles(subject)
   for _, leaf in ipairs(subject.entry.leaves) do
-    if leaf.field == "profiles" then
+    if leaf.field == "profiles" and leaf.list and counts(subject, leaf) then
       return leaf.list
     end
   end
@@ -30,7 +35,7 @@ local function check_profiles(this, subject)
   local project = observe.effective(observed, "features.profiles", subject.project)
   local there = observed.objects.profiles[project] or {}
   for _, leaf in ipairs(entry.leaves) do
-    for _, name in ipairs(leaf.field == "profiles" and leaf.list or {}) do
+    for _, name in ipairs(leaf.field == "profiles" and counts(subject, leaf) and leaf.list or {}) do
       local other = this.declared.by_path["profiles." .. name]
       local other_project = other
         and observe.effective(observed, "features.profiles", other.project or observed.home)
@@ -69,7 +74,7 @@ local function check_devices(this, subject)
     and observed.networks[observe.effective(observed, "features.networks", subject.project)]
   local devices = {}
   for _, leaf in ipairs(entry.leaves) do
-    if leaf.device and leaf.key and leaf.text then
+    if leaf.device and leaf.key and leaf.text and counts(subject, leaf) then
       devices[leaf.device] = devices[leaf.device] or {}
       devices[leaf.device][leaf.key] = leaf
     end
@@ -144,7 +149,7 @@ local function check_image(this, subject)
     return
   end
   local base = (subject.data.config or {})["volatile.base_image"]
-  if not base or not text then
+  if not base or not text or entry.image.word then
     return
   end
   if way == "fingerprint" and base:sub(1, #text) ~= text:lower() then

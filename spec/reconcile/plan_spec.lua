@@ -280,6 +280,42 @@ describe("the words", function()
     assert.is_nil(config["user.c"])
   end)
 
+  it("ignore holds what is more than a value, too", function()
+    local fast = { type = "disk", path = "/srv", source = "/srv", readonly = false }
+    local source = web { image = words.ignore(("ab"):rep(32)), profiles = words.ignore { "default", "base" },
+      devices = { srv = words.ignore(fast), log = words.ignore } }
+    source.profiles = { base = {} }
+    apply(source)
+    local live = server.containers.web1
+    assert.are.same({ "default", "base" }, live.profiles)
+    assert.are.same({ type = "disk", path = "/srv", source = "/srv", readonly = "false" }, live.devices.srv)
+    assert.are.equal(0, #plan(source).steps)
+    -- All of it is somebody else's from now on, who may do away with what it named.
+    live.profiles, live.devices = { "default" }, { log = { type = "disk", path = "/log", source = "/log" } }
+    live.config["volatile.base_image"] = ("cd"):rep(32)
+    source.profiles = { base = words.absent }
+    apply(source, { allow = 4 })
+    assert.are.same({ "default" }, server.containers.web1.profiles)
+    assert.is_nil(server.containers.web1.devices.srv)
+    assert.truthy(server.containers.web1.devices.log)
+    assert.is_nil(server.profiles.base)
+    assert.is_true(plan(source, { replace_on_image = true }).empty)
+    assert.same({ "containers.web2.profiles: profile \"base\" is declared absent" }, refused { stack = "shop",
+      profiles = source.profiles, containers = { web2 = source.containers.web1 } })
+  end)
+
+  it("ignore and auto leave alone what was declared before", function()
+    local source = web { profiles = { "default", "base" }, devices = {
+      srv = { type = "disk", path = "/srv", source = "/srv" } } }
+    source.profiles = { base = {} }
+    apply(source)
+    source.containers.web1.profiles, source.containers.web1.devices.srv = words.auto, words.ignore
+    assert.is_true(plan(source).empty)
+    server.containers.web1.profiles = { "default" }
+    server.containers.web1.devices.srv.path = "/other"
+    assert.is_true(plan(source).empty)
+  end)
+
   it("secret is nowhere but in the object itself", function()
     local source = web { config = { ["user.pw"] = words.secret "hunter2" },
       files = { ["/etc/pw"] = { content = words.secret "swordfish" } },
