@@ -151,7 +151,7 @@ function type_of.text(this, path, value)
   if type(held) ~= "string" and not words.name(held) then
     this.fail(path, "expected a string, got " .. check.say(held))
   else
-    add(this, { path = path, field = path:match("[^.]+$") }, value)
+    add(this, { path = path, field = path:match("[^.]+$"), value = path == "architecture" and path or nil }, value)
   end
 end
 

@@ -5,6 +5,7 @@ local kinds = require "lualxd.reconcile.kinds"
 local marker = require "lualxd.reconcile.marker"
 local runtime = require "lualxd.reconcile.runtime"
 local session = require "lualxd.reconcile.session"
+local values = require "lualxd.reconcile.values"
 
 local objects = {}
 
@@ -87,10 +88,30 @@ local function post(this, subject, body, mark, progress)
   return nil, session.conflict(subject, "it exists by now, and is not this stack's")
 end
 
-function objects.create(this, _, subject, progress)
+-- Creates, and gives it the declared architecture: the server takes the image's, whatever a creation asks for (5.0.2).
+local function make(this, step, subject, body, mark, progress)
+  local ok, err = post(this, subject, body, mark, progress)
+  local wanted
+  for _, leaf in ipairs(subject.entry.leaves) do
+    wanted = leaf.field == "architecture" and leaf.text and leaf or wanted
+  end
+  if not ok or not wanted then
+    return ok, err
+  end
+  return this:edit(subject, function(data, found)
+    if not found then
+      return nil, session.conflict(subject, "it is no longer this stack's")
+    elseif values.canonical(wanted.value, data.architecture) == values.canonical(wanted.value, wanted.text) then
+      return {}
+    end
+    return { { field = "architecture", text = wanted.text } }
+  end, step)
+end
+
+function objects.create(this, step, subject, progress)
   local mark = initial_mark(this, subject)
   local body = diff.body(subject.entry.kind, {}, diff.initial(subject.entry), marker.keys(mark))
-  return post(this, subject, body, mark, progress)
+  return make(this, step, subject, body, mark, progress)
 end
 
 -- The edits that are due, and the mark after them.
@@ -271,7 +292,7 @@ function objects.replace(this, step, subject, progress)
   if not ok then
     return nil, err
   end
-  return post(this, subject, body, mark, progress)
+  return make(this, step, subject, body, mark, progress)
 end
 
 return objects

@@ -31,13 +31,22 @@ end
 local BOOLEANS = { ["true"] = "true", ["1"] = "true", yes = "true", on = "true",
   ["false"] = "false", ["0"] = "false", no = "false", off = "false" }
 
----One text for all that mean the same: `1024MiB` and `1GiB`, `yes` and `true`.
----@param kind string? of effects: `bytes`, `bits`, `bool`; nil: only the text itself counts
+-- What the server takes for an architecture, and never says itself (tried with 5.0.2).
+local ARCHITECTURES = { amd64 = "x86_64", generic_64 = "x86_64", i386 = "i686", i586 = "i686", ["386"] = "i686",
+  x86 = "i686", generic_32 = "i686", arm = "armv6l", armel = "armv6l", armhf = "armv7l", armhfp = "armv7l",
+  armv7 = "armv7l", armv7a_hardfp = "armv7l", armv7a_vfpv3_hardfp = "armv7l", arm64 = "aarch64",
+  arm64_generic = "aarch64", armv8 = "armv8l", powerpc = "ppc", powerpc64 = "ppc64", ppc64el = "ppc64le",
+  mipsel = "mips", mips64el = "mips64", riscv = "riscv64" }
+
+---One text for all that mean the same: `1024MiB` and `1GiB`, `yes` and `true`, `amd64` and `x86_64`.
+---@param kind string? of effects: `bytes`, `bits`, `bool`; `architecture`; nil: only the text itself counts
 ---@param text string
 ---@return string
 function values.canonical(kind, text)
   if kind == "bool" then
     return BOOLEANS[text:lower()] or text
+  elseif kind == "architecture" then
+    return ARCHITECTURES[text] or text
   elseif kind then
     local digits, unit = text:match("^(%d+)(.*)$")
     local factor = digits and UNITS[kind][unit]

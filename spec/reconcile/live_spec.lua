@@ -269,6 +269,22 @@ describe("what takes effect at the next start", function()
   end)
 end)
 
+describe("the architecture", function()
+  it("is that of the declaration, not of the image, by any of its names", function()
+    local name = server.name "arch"
+    local source, entry = stack_of(name, { architecture = "i386", state = "running" })
+    apply(source)
+    assert.are.equal("i686", look(name).architecture)
+    assert.are.equal("i686", server.inside(name, "uname -m"))
+    entry.architecture = "i686"
+    assert.are.equal(0, #plan(source, { allow = 3 }).blocked)
+    entry.architecture = "amd64"
+    apply(source, { allow = 3 })
+    assert.are.equal("x86_64", look(name).architecture)
+    apply({ stack = name }, { prune = true, allow = 4 })
+  end)
+end)
+
 describe("a root disk", function()
   it("goes to another pool by replacing what is in it", function()
     local name, pool = server.name "root", server.name "pool"

@@ -139,6 +139,10 @@ describe("a plan", function()
     assert.is_true(plan(source).empty)
     source.containers.web1.config["limits.memory"] = "1024MiB"
     assert.is_true(plan(source).empty)
+    source.containers.web1.architecture = "amd64"
+    apply(source)
+    source.containers.web1.architecture = "x86_64" -- as the server says it
+    assert.is_true(plan(source).empty)
   end)
 
   it("takes over what is as declared already, and gives back what isn't ours any more", function()
