@@ -173,8 +173,8 @@ end
 ---@param subject lualxd.reconcile.subject
 function reference.check(this, subject)
   local entry, observed = subject.entry, this.observed
-  local project = entry.project
-  if project and observed.projects and not observed.projects[project] then
+  local project = entry.project or observed.home
+  if observed.projects and not observed.projects[project] then
     this.fail(entry.path .. ".project", string.format("no project %q is on the server%s", project,
       suggest(project, observed.projects)))
     return

@@ -560,6 +560,14 @@ describe("projects", function()
     assert.is_nil(server.look("/1.0/profiles/" .. name .. "@" .. project))
   end)
 
+  it("that aren't there are told, of a client's scope, too", function()
+    local name = server.name "nowhere"
+    local planned, err = reconcile.plan(client:project(name), { stack = name, profiles = { [name] = {} } })
+    assert.is_nil(planned)
+    assert.are.equal("profiles." .. name .. ".project", err.errors[1].path)
+    assert.truthy(err.errors[1].message:find("no project \"" .. name .. "\" is on the server", 1, true))
+  end)
+
   it("keep stacks of one name apart", function()
     local name = server.name "web"
     local scoped = client:project(project)
