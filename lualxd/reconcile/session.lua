@@ -202,12 +202,12 @@ local function effect_at_worst(this, subject, data, body, edit)
   return edit.field == "config" and effects.config(edit.key) or "none"
 end
 
--- How bad edits are. Those that the plan showed were weighed by it; more of them are due where somebody has changed
--- meanwhile what is declared.
+-- How bad edits are, and whether what inherits them may have to be restarted for it. Those that the plan showed were
+-- weighed by it; more of them are due where somebody has changed meanwhile what is declared.
 local function danger_of(this, subject, data, body, edits, step)
   local runs = subject.entry.kind.runs
   local danger = runs and effects.danger[impact.worst(this:impact_of(subject, data, body))] or 0
-  local shown = {}
+  local shown, restart = {}, false
   for _, change in ipairs(step and step.changes or {}) do
     shown[change.path] = true
   end
@@ -218,9 +218,10 @@ local function danger_of(this, subject, data, body, edits, step)
     if changes and not shown[path] then
       local effect = runs and "none" or effect_at_worst(this, subject, data, body, edit)
       danger = math.max(danger, effects.least(path), effects.danger[effect])
+      restart = restart or effect == "next_start"
     end
   end
-  return danger
+  return danger, restart
 end
 
 ---Gets the object, lets `f` say what is to become of it, and puts it; again when it changed
@@ -245,10 +246,15 @@ function methods:edit(subject, f, step)
       return nil, marks
     end
     local body = diff.body(kind, data, edits, marks)
-    local danger = #edits > 0 and danger_of(self, subject, data, body, edits, step) or 0
+    local danger, restart = 0, false
+    if #edits > 0 then
+      danger, restart = danger_of(self, subject, data, body, edits, step)
+    end
     if danger > math.max(step and step.danger or 0, self.policy.allow) then
       return nil, session.conflict(subject, "it changed meanwhile, and what it needs now is of"
         .. " danger " .. danger)
+    elseif restart then
+      return nil, session.conflict(subject, "it changed meanwhile, and what uses it may need a restart now")
     end
     local same = #edits == 0
     for key, text in pairs(marks or {}) do

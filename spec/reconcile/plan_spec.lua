@@ -616,6 +616,21 @@ describe("danger", function()
     assert.are.equal("br0", server.profiles.base.devices.eth0.network)
   end)
 
+  it("of a restart is remembered for what somebody changes in a profile meanwhile", function()
+    local source = web { state = "running", profiles = { "default", "base" } }
+    source.profiles = { base = { config = { ["security.privileged"] = false } } }
+    apply(source)
+    source.profiles.base.config["user.a"] = "1"
+    local planned = plan(source)
+    server.profiles.base.config["security.privileged"] = "true"
+    assert(server:client().containers("web1"):restart():wait()) -- it runs with that now
+    assert.are.equal("done", assert(planned:apply()).steps["profiles/base:update"])
+    assert.are.equal("false", server.profiles.base.config["security.privileged"])
+    assert.are.same({ "containers/web1:restart" }, ids(plan(source).blocked))
+    apply(source, { allow = 3 })
+    assert.are.equal("false", server.containers.web1.runs_with["security.privileged"])
+  end)
+
   it("counts where the value that the container sees changes, and nowhere else", function()
     local source = web { state = "running", profiles = { "default", "base" },
       config = { ["security.privileged"] = true } }
