@@ -38,14 +38,15 @@ function run:tell(step, state, percent, err)
   end
 end
 
--- A creation that another run began and didn't see the end of may still be under way: nothing
--- may be done to the object before.
+-- A creation or a restart that another run began and didn't see the end of may still be under way: nothing may be done
+-- to the object before. (What is written to a container between its stop and its start may get the owner of other ids.)
 local function settle_first(self, subject)
   if self.settled[subject] or self.session.created[subject] or not subject.mark then
     return
   end
   self.settled[subject] = true
-  if subject.mark.todo.files or subject.data.last_used_at and kinds.never_started(subject.data) then
+  local todo, last_used = subject.mark.todo, subject.data.last_used_at
+  if todo.files or last_used and (todo.restart == last_used or kinds.never_started(subject.data)) then
     self.session:wait_idle(subject)
   end
 end

@@ -573,6 +573,23 @@ describe("danger", function()
     end
   end)
 
+  it("of a restart that an interrupted run began is over before anything is written", function()
+    local source = web { state = "running" }
+    apply(source)
+    source.containers.web1.config = { ["security.privileged"] = true }
+    assert(plan(source):apply()) -- and it would be restarted then
+    server.operations = { { id = "1", status_code = 103, resources = { instances = { "/1.0/instances/web1" } } } }
+    source.containers.web1.files = { ["/etc/a"] = { content = "x" } }
+    server.log = {}
+    assert(plan(source, { allow = 3 }):apply())
+    local at = {}
+    for index, what in ipairs(server.log) do
+      at[what] = at[what] or index
+    end
+    local waited = at["GET /1.0/operations/1/wait"]
+    assert.is_true(waited ~= nil and waited < at["FILE web1/etc/a"])
+  end)
+
   it("of a start is tried again where an interrupted run still restarts it", function()
     local source = web { state = "running" }
     apply(source)
