@@ -20,7 +20,9 @@ function meta:__tostring()
   return "lualxd.console: " .. self._console.tried
 end
 
-local PATIENCE = 10 -- seconds in which a server says that the terminal has ended
+-- Seconds: in which a server says that the terminal has ended, and then closes the control. Who has a quiet console
+-- doesn't: it waits for what that says next.
+local PATIENCE, GRACE = 10, 0.5
 
 -- Those that haven't been let go. To do that takes a while, so what it is done with mustn't be collected together with
 -- the handle, or with the client.
@@ -28,7 +30,8 @@ local attached = {} -- luacheck: ignore 241
 
 -- The terminal first, by its closing frame: 5.0 (lxd/instance_console.go) writes to the terminal when the control has
 -- gone, and the whole daemon dies where it was still writing output there ("concurrent write to websocket connection",
--- tried). Once it has answered a closing frame it writes nothing there any more (gorilla/websocket, WriteControl).
+-- tried). Once it has answered a closing frame it writes nothing there any more; but it notes that a moment after the
+-- answer is out (gorilla/websocket, WriteControl), so the control may close by itself first.
 local function let_go(this)
   if this.closed then
     return
@@ -41,8 +44,13 @@ local function let_go(this)
   -- A flow: the client's end waits for it.
   loop.start(function()
     local task = tasks.running()
+    local control = this.control
     this.terminal:part(core.now() + PATIENCE)
-    this.control:close()
+    local deadline = core.now() + GRACE
+    while not control:ended() and control:await(deadline) do
+      while control:take() do end -- luacheck: ignore 542
+    end
+    control:close()
     if link.parting[this.path] == parting then
       link.parting[this.path] = nil
     end
