@@ -222,6 +222,7 @@ local FAILURES = {
       date = "it needs a new certificate; to accept exactly this one, give its fingerprint as server_cert",
       name = "connect by a name that is in its certificate; to accept exactly this one, give its"
         .. " fingerprint as server_cert",
+      own = "make a new one by lxd.identity, and join with it",
     }
     return "tls", "no TLS with " .. link.where .. ": " .. failure.message,
       hints[failure.reason] or "is this the HTTPS port of LXD?"

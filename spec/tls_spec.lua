@@ -126,6 +126,19 @@ describe("a server's certificate", function()
   end)
 end)
 
+describe("a client certificate", function()
+  it("that is too weak is told from a server that is refused", function()
+    os.execute(string.format("openssl req -x509 -newkey rsa:1024 -nodes -subj /CN=weak -days 9 -keyout %s/weak.key "
+      .. "-out %s/weak.crt 2> %s/log", server.directory, server.directory, server.directory))
+    local err = refused {
+      server_cert = fingerprint, cert = server.directory .. "/weak.crt", key = server.directory .. "/weak.key",
+    }
+    assert.matches("the client certificate, or its signature, is too weak", err.message, 1, true)
+    assert.matches("lxd.identity", err.hint, 1, true)
+    assert.is_nil(err.certificate)
+  end)
+end)
+
 describe("a handshake", function()
   it("takes TLS 1.2, and no older one", function()
     server:mode "twelve"

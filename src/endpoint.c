@@ -34,10 +34,11 @@ struct lxd_peer {
     long holders;           /* handshakes (at most one) and SSL_CTXs (at most one) */
     lxd_endpoint *endpoint; /* held */
     X509 *refused;          /* owned; NULL: wasn't seen or was accepted */
-    int why;                /* X509_V_ERR_…; LXD_NOT_PINNED */
+    int why;                /* X509_V_ERR_…; LXD_NOT_PINNED; LXD_WEAK */
 };
 
 #define LXD_NOT_PINNED (-1)
+#define LXD_WEAK (-2) /* ours, not the server's */
 
 static void clear(lxd_endpoint *p)
 {
@@ -263,6 +264,17 @@ static lxd_peer *new_peer(lxd_handshake *h)
     return peer;
 }
 
+/* Our certificate and its key, if any, into a connection's. */
+static bool use_identity(SSL_CTX *ssl, const lxd_endpoint *p, lxd_peer *peer)
+{
+    if (!p->certificate || (SSL_CTX_use_certificate(ssl, p->certificate) == 1 &&
+                            SSL_CTX_use_PrivateKey(ssl, p->key) == 1))
+        return true;
+    int reason = ERR_GET_REASON(ERR_peek_last_error());
+    if (reason == SSL_R_EE_KEY_TOO_SMALL || reason == SSL_R_CA_MD_TOO_WEAK) peer->why = LXD_WEAK;
+    return false;
+}
+
 /* CURLOPT_SSL_CTX_FUNCTION: a connection is about to be made. */
 static CURLcode on_context(CURL *easy, void *context, void *arg)
 {
@@ -279,10 +291,9 @@ static CURLcode on_context(CURL *easy, void *context, void *arg)
     SSL_CTX_set_verify(ssl, SSL_VERIFY_PEER, NULL);
     /* Who the server is, is settled once a connection. */
     SSL_CTX_set_options(ssl, SSL_OP_NO_RENEGOTIATION);
+    ERR_clear_error();
     bool set = SSL_CTX_set_min_proto_version(ssl, TLS1_2_VERSION) == 1 &&
-               (p->pinned || expect_host(ssl, p->host)) &&
-               (!p->certificate || (SSL_CTX_use_certificate(ssl, p->certificate) == 1 &&
-                                    SSL_CTX_use_PrivateKey(ssl, p->key) == 1));
+               (p->pinned || expect_host(ssl, p->host)) && use_identity(ssl, p, peer);
     ERR_clear_error();
     return set ? CURLE_OK : CURLE_SSL_CERTPROBLEM;
 }
@@ -360,6 +371,9 @@ const char *lxd_handshake_refusal(const lxd_handshake *h, const char **reason)
     case LXD_NOT_PINNED:
         *reason = "pin";
         return "the server's certificate isn't the one that was asked for";
+    case LXD_WEAK:
+        *reason = "own";
+        return "the key of the client certificate, or its signature, is too weak for OpenSSL";
     case X509_V_ERR_CERT_HAS_EXPIRED:
     case X509_V_ERR_CERT_NOT_YET_VALID:
         *reason = "date";

@@ -49,7 +49,8 @@ CURLcode lxd_endpoint_apply(lxd_endpoint *p, CURL *easy, lxd_handshake *h, lxd_u
 /* Whether the connection that a request is about to be sent on carries others at the same time. */
 bool lxd_endpoint_shares(const lxd_endpoint *p, CURL *easy);
 
-/* Why the handshake refused the server, in words; NULL: it didn't. `reason` is a word for programs. */
+/* Why the handshake refused the server, or our certificate, in words; NULL: it didn't. `reason` is a word
+ * for programs. */
 const char *lxd_handshake_refusal(const lxd_handshake *h, const char **reason);
 
 /* Puts `certificate` and `fingerprint` of a refused server into the table on top of the stack. */
