@@ -81,9 +81,9 @@ end
 ---@return string? host without brackets; nil where it is none, then a message
 ---@return string authority_or_message with a port
 function place.split(url)
-  local authority = url:match("^https://([^/?#]+)/?$")
+  local authority = url:match("^[Hh][Tt][Tt][Pp][Ss]://([^/?#]+)/?$")
   if not authority then
-    return nil, url:find("^http://") and "must begin with https://"
+    return nil, url:find("^[Hh][Tt][Tt][Pp]://") and "must begin with https://"
       or "must be like https://host:8443"
   end
   local host, port = authority:match("^%[([%x:.]+)%]:?(%d*)$")
@@ -106,20 +106,25 @@ local function read_text(value, option, tried)
   if value:find("-----BEGIN", 1, true) or value:find("[\r\n]") then
     return value
   end
-  local file, message, errno = io.open(value, "rb")
-  local text
+  local file, message, errno, text
+  if not value:find("%z") then -- the system would take what is before it for the path
+    file, message, errno = io.open(value, "rb")
+  end
   if file then
     text, message, errno = file:read(FILE_LIMIT)
     file:close()
   end
   if text then
     return text
+  elseif file then
+    message = value .. (message and ": " .. message or " is empty")
   end
-  local shown = option ~= "key" or value:find(".", 1, true)
-  return nil, errors.new(KINDS[errno] or "failed", {
+  local shown = message and value ~= "" and (option ~= "key" or value:find(".", 1, true))
+  local hint = option == "server_cert" and not file and "it is a SHA-256 (64 digits), PEM text or a path" or nil
+  return nil, errors.new(KINDS[errno] or errno and "failed" or "invalid", {
     tried = tried,
-    message = option .. ": " .. (shown and (message or value .. " is empty")
-      or "neither PEM text nor a file"),
+    message = option .. ": " .. (shown and message or "neither PEM text nor a file"),
+    hint = hint,
   })
 end
 

@@ -193,6 +193,8 @@ describe("lxd.connect over HTTPS", function()
     })
     assert.are.equal("trusted", client.server.auth)
     client:close()
+    client = assert(lxd.connect { url = url:gsub("https", "HTTPS"), server_cert = fingerprint })
+    client:close()
     local function problem(settings)
       local _, err = connect(settings)
       return err.kind, err.message
@@ -211,7 +213,17 @@ describe("lxd.connect over HTTPS", function()
     assert.matches("encrypted", message, 1, true)
     assert.are.equal("invalid", (problem { server_cert = "-----BEGIN nonsense" }))
     assert.are.equal("not_found", (problem { server_cert = "abcdef" }))
-    local _, err = lxd.connect { url = url, ca = "-----BEGIN nonsense" }
+    kind, message = problem { server_cert = directory .. "/s.crt\0" } -- not what is before the NUL
+    assert.are.equal("invalid", kind)
+    assert.matches("server_cert: neither PEM text nor a file", message, 1, true)
+    kind, message = problem { cert = directory, key = one.key }
+    assert.are.equal("failed", kind)
+    assert.matches("cert: " .. directory .. ": Is a directory", message, 1, true)
+    write(directory .. "/empty", "")
+    assert.are.equal("invalid", (problem { cert = one.cert, key = directory .. "/empty" }))
+    local _, err = connect { server_cert = fingerprint:sub(1, 63) }
+    assert.matches("64 digits", err.hint, 1, true)
+    _, err = lxd.connect { url = url, ca = "-----BEGIN nonsense" }
     assert.are.equal("invalid", err.kind)
   end)
 
