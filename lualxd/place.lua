@@ -3,6 +3,7 @@
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local core = require "lualxd.core"
 local errors = require "lualxd.error"
+local options = require "lualxd.options"
 local remotes = require "lualxd.remotes"
 
 local place = {}
@@ -254,6 +255,9 @@ function place.check(settings, who, level)
         error(string.format("%s: option '%s' needs 'url' or 'remote'", who, name), level)
       end
     end
+  end
+  if settings.password and not options.is_utf8(settings.password) then
+    error(who .. ": option 'password' is not UTF-8", level) -- JSON can't carry it
   end
   if (settings.token or settings.password) and not settings.cert and not settings.remote then
     error(who .. ": to join a server one needs 'cert' and 'key' (see lxd.identity)", level)

@@ -89,7 +89,8 @@ function trust.open_token(text, tried)
   for _, address in ipairs(type(data.addresses) == "table" and data.addresses or {}) do
     token.addresses[#token.addresses + 1] = type(address) == "string" and address or nil
   end
-  token.name = type(data.client_name) == "string" and data.client_name or nil
+  -- It goes out again, in the request.
+  token.name = type(data.client_name) == "string" and options.is_utf8(data.client_name) and data.client_name or nil
   token.expires_at = type(data.expires_at) == "string" and data.expires_at or nil
   return token
 end
@@ -110,6 +111,8 @@ function trust.token(self, settings)
   settings = options.check(settings, TOKEN, "client.certificates:token")
   if not settings.name or settings.name == "" then
     error("client.certificates:token: option 'name' is missing", 2)
+  elseif not options.is_utf8(settings.name) then
+    error("client.certificates:token: option 'name' is not UTF-8", 2)
   end
   local tried = "make a token for " .. settings.name
   local projects = settings.projects and json.array {}

@@ -238,6 +238,7 @@ describe("lxd.connect over HTTPS", function()
       ["needs 'url'"] = { socket = "x", cert = one.cert, key = one.key },
       ["needs 'cert' and 'key'"] = { url = url, password = "x" },
       ["must begin with https"] = { url = "http://127.0.0.1:8443" },
+      ["'password' is not UTF-8"] = { url = url, cert = one.cert, key = one.key, password = "\255" },
       ["https://host:8443"] = { url = "https://127.0.0.1:8443/1.0" },
       ["like https://host:8443"] = { url = "https://user@127.0.0.1:99999" },
     } do
@@ -309,6 +310,17 @@ describe("joining", function()
     assert.is_nil(pem)
     assert.are.equal("untrusted", err.kind)
     assert.matches("has expired", err.hint, 1, true)
+  end)
+
+  it("by a token whose name isn't UTF-8 asks for no name", function()
+    local one = identity()
+    local token = '{"client_name":"\255","fingerprint":"' .. fingerprint .. '","addresses":[],"secret":"x"}'
+    local pem, err = lxd.trust(url, { token = core.base64(token), cert = one.cert, key = one.key })
+    assert.is_nil(pem)
+    assert.are.equal("untrusted", err.kind)
+    assert.has_error(function()
+      admin.certificates:token { name = "\255" }
+    end, "client.certificates:token: option 'name' is not UTF-8")
   end)
 
   it("by a token for some projects restricts", function()
