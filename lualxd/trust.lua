@@ -96,9 +96,15 @@ function trust.open_token(text, tried)
 end
 
 -- "2026-11-24T04:09:38.45Z" has passed by this machine's clock, or passes in this second; Go's zero time means never.
+-- Where the server is in another zone, the Z is an offset like +09:00.
 local function has_passed(time)
-  return time and not time:find("^0001%-") and time:find("^%d%d%d%d%-%d%d%-%d%dT%d%d:%d%d:%d%d.*Z$")
-    and time:sub(1, 19) <= os.date("!%Y-%m-%dT%H:%M:%S")
+  local there, zone = (time or ""):match "^(%d%d%d%d%-%d%d%-%d%dT%d%d:%d%d:%d%d)[.%d]*([Z+-].*)$"
+  if not there or there:find "^0001%-" then
+    return false
+  end
+  local sign, hours, minutes = zone:match "^([+-])(%d%d):(%d%d)$"
+  local offset = sign and (hours * 60 + minutes) * 60 or 0
+  return there <= os.date("!%Y-%m-%dT%H:%M:%S", os.time() + (sign == "-" and -offset or offset))
 end
 
 local TOKEN = { name = "string", projects = "table", restricted = "boolean" }

@@ -312,6 +312,25 @@ describe("joining", function()
     assert.matches("has expired", err.hint, 1, true)
   end)
 
+  it("by a token that expired in another time zone says so, too", function()
+    local one = identity()
+    local function hint(expires_at)
+      local token = string.format('{"client_name":"x","fingerprint":"%s","addresses":[],"secret":"x",'
+        .. '"expires_at":"%s"}', fingerprint, expires_at)
+      return select(2, lxd.trust(url, { token = core.base64(token), cert = one.cert, key = one.key })).hint
+    end
+    local now = os.time()
+    local function at(seconds, zone)
+      return os.date("!%Y-%m-%dT%H:%M:%S.123456789", now + seconds) .. zone
+    end
+    for _, past in ipairs { at(-60, "Z"), at(9 * 3600 - 60, "+09:00"), at(-12600 - 60, "-03:30") } do
+      assert.matches("has expired", hint(past), 1, true)
+    end
+    for _, future in ipairs { at(3600, "Z"), at(10 * 3600, "+09:00"), at(-9000, "-03:30"), "0001-01-01T00:00:00Z" } do
+      assert.matches("used already", hint(future), 1, true)
+    end
+  end)
+
   it("by a token whose name isn't UTF-8 asks for no name", function()
     local one = identity()
     local token = '{"client_name":"\255","fingerprint":"' .. fingerprint .. '","addresses":[],"secret":"x"}'
