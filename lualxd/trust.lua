@@ -42,6 +42,8 @@ function trust.identity(settings)
   local name = settings.name or "lualxd"
   if name == "" or name:find("%z") or #name > 4 * NAME_LIMIT then
     error("lxd.identity: option 'name' must have 1 to 64 characters", 2)
+  elseif settings.path and (settings.path == "" or settings.path:sub(-1) == "/") then
+    error("lxd.identity: option 'path' must end with a name, to which .crt and .key are added", 2)
   end
   local made, cert, key = pcall(core.new_identity, name)
   if not made then

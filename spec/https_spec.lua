@@ -259,6 +259,40 @@ describe("lxd.connect over HTTPS", function()
   end)
 end)
 
+describe("lxd.identity", function()
+  it("writes both files for their owner alone, and over none", function()
+    local path = directory .. "/kept"
+    local made = assert(lxd.identity { name = "kept", path = path })
+    assert.are.equal(made.cert, read(path .. ".crt"))
+    assert.are.equal(made.key, read(path .. ".key"))
+    assert.are.equal("600\n600\n", sh("stat -c %%a '%s.crt' '%s.key'", path, path))
+    local function refused(kind)
+      local again, err = lxd.identity { path = path }
+      assert.is_nil(again)
+      assert.are.equal(kind, err.kind)
+    end
+    refused "exists"
+    os.remove(path .. ".key")
+    refused "exists"
+    assert.is_nil(io.open(path .. ".key")) -- nothing is half made
+    assert.are.equal(made.cert, read(path .. ".crt"))
+    path = directory .. "/nowhere/kept"
+    refused "not_found"
+  end)
+
+  it("takes no path without a name in it", function()
+    for _, path in ipairs { "", directory .. "/" } do
+      local ok, message = pcall(function()
+        local made = lxd.identity { path = path }
+        return made
+      end)
+      assert.is_false(ok)
+      assert.matches("lxd.identity: option 'path' must end with a name", message, 1, true)
+      assert.matches("https_spec.lua", message, 1, true)
+    end
+  end)
+end)
+
 describe("joining", function()
   it("by a token is done once, and told when it can't be", function()
     local one, other = identity(), identity()
