@@ -43,7 +43,7 @@ end
 
 -- One line: how deep, its key, its value ("" opens a deeper level). nil for one that isn't `key: value`.
 local function read_line(line)
-  local indent, key, rest = line:match("^( *)([^%s:'\"#][^:'\"]*):(.*)$")
+  local indent, key, rest = line:match("^( *)([^%s:'\"#][^:]*):(.*)$")
   if not key then
     local quoted
     indent, quoted, rest = line:match("^( *)('[^']*'):(.*)$")

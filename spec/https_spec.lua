@@ -474,6 +474,21 @@ describe("a remote of lxc", function()
     assert.matches(server.socket, out, 1, true)
   end)
 
+  it("may have any name that lxc takes", function()
+    sh("cp -r '%s/home' '%s/names'", directory, directory)
+    local before = "spec-remote"
+    for _, name in ipairs { "it's", 'a"b', "123", "true", "we ird" } do
+      local function quoted(text)
+        return "'" .. text:gsub("'", [['\'']]) .. "'"
+      end
+      sh("HOME='%s/names' lxc remote rename %s %s", directory, quoted(before), quoted(name))
+      local out = script("HOME='" .. directory .. "/names'",
+        string.format("print(lxd.connect { remote = %q })", name))
+      assert.matches(url, out, 1, true)
+      before = name
+    end
+  end)
+
   it("that isn't there, or is none for us, is an error that says so", function()
     local out = script("HOME='" .. directory .. "/home'", [[
       for _, name in ipairs { "nowhere", "images" } do
