@@ -92,13 +92,20 @@ function remotes.parse(text)
   return found
 end
 
+local ABSENT = { [2] = true, [20] = true } -- by errno: ENOENT, ENOTDIR
+
+-- What is in a file; nil where there is none, and with a message where it is there and can't be read.
 local function read_file(path)
-  local file = io.open(path, "rb")
-  local text = file and file:read(LIMIT + 1)
+  local file, message, errno = io.open(path, "rb")
+  local text
   if file then
+    text, message = file:read(LIMIT + 1)
     file:close()
+    text = text or not message and "" or nil
+  elseif ABSENT[errno] then
+    message = nil
   end
-  return text
+  return text, message and message:gsub("^.*: ", "")
 end
 
 -- Where `lxc` keeps its configuration: the first of these in which there is one.
@@ -115,6 +122,12 @@ local function directories()
   return list
 end
 
+-- Where it finds the remotes of the whole machine.
+local function common_directory()
+  local told = os.getenv "LXD_GLOBAL_CONF"
+  return told and told ~= "" and told or "/etc/lxd"
+end
+
 local function problem(kind, name, message, hint)
   return nil, errors.new(kind, {
     tried = "connect to remote " .. name,
@@ -123,16 +136,18 @@ local function problem(kind, name, message, hint)
   })
 end
 
--- All known remotes and the directory that they came from.
-local function load(name)
-  local list = directories()
+-- The remotes that are configured in the first of some directories that has a config.yml, and which that is.
+local function load(list, name)
   for _, directory in ipairs(list) do
     local path = directory .. "/config.yml"
-    local text = read_file(path)
-    if text and #text > LIMIT then
+    local text, message = read_file(path)
+    if message then
+      return problem("failed", name, path .. " can't be read: " .. message)
+    elseif text and #text > LIMIT then
       return problem("invalid", name, path .. " is too large")
     elseif text then
-      local found, message = remotes.parse(text)
+      local found
+      found, message = remotes.parse(text)
       if not found then
         return problem("invalid", name, path .. ": " .. message)
       end
@@ -142,9 +157,23 @@ local function load(name)
   return {}, nil
 end
 
+-- A path, where something is there. It may be that it can't be read; then that is to be said, rather than to connect
+-- without: a server whose certificate is kept here must not be taken for one whose isn't.
 local function existing(path)
-  local text = read_file(path)
-  return text and path or nil
+  local file, _, errno = io.open(path, "rb")
+  if file then
+    file:close()
+  end
+  return (file or not ABSENT[errno]) and path or nil
+end
+
+local function unknown(name, directory)
+  local where = directory and directory .. "/config.yml" or table.concat(directories(), ", ") .. " (no config.yml)"
+  if not directory and #directories() == 0 then
+    where = "the configuration of lxc, which neither $LXD_CONF nor $HOME tells"
+  end
+  return problem("not_found", name, "no such remote in " .. where,
+    "see `lxc remote list`; add it by `lxc remote add`, or connect by { url = … }")
 end
 
 ---How a remote of `lxc` is reached, as options of `lxd.connect`.
@@ -152,15 +181,20 @@ end
 ---@return table? settings `socket` or `url`, `cert`, `key`, `server_cert` or `ca` (paths), `project`
 ---@return lualxd.error? err
 function remotes.find(name)
-  local known, directory = load(name)
+  local known, directory = load(directories(), name)
   if not known then
     return nil, directory
   end
-  local remote = known[name] or BUILT_IN[name]
+  local remote, certificates = known[name], directory
   if not remote then
-    return problem("not_found", name, "no such remote in " .. (directory
-      and directory .. "/config.yml" or table.concat(directories(), ", ") .. " (no config.yml)"),
-      "see `lxc remote list`; add it by `lxc remote add`, or connect by { url = … }")
+    known, certificates = load({ common_directory() }, name)
+    if not known then
+      return nil, certificates
+    end
+    remote = known[name] or BUILT_IN[name]
+  end
+  if not remote then
+    return unknown(name, directory)
   end
   local address = remote.addr or ""
   if remote.protocol and remote.protocol ~= "" and remote.protocol ~= "lxd"
@@ -176,17 +210,16 @@ function remotes.find(name)
     return settings
   end
   settings.url = address
-  if directory then
-    -- A `public` one is used without a certificate of ours (lxc/config/remote.go).
-    if remote.public ~= "true" then
-      settings.cert = existing(directory .. "/client.crt")
-      settings.key = settings.cert and existing(directory .. "/client.key")
-      settings.cert = settings.key and settings.cert
-    end
-    settings.server_cert = not name:find("/", 1, true)
-      and existing(directory .. "/servercerts/" .. name .. ".crt") or nil
-    settings.ca = not settings.server_cert and existing(directory .. "/client.ca") or nil
+  -- A `public` one is used without a certificate of ours (lxc/config/remote.go).
+  if directory and remote.public ~= "true" then
+    settings.cert = existing(directory .. "/client.crt")
+    settings.key = settings.cert and existing(directory .. "/client.key")
+    settings.cert = settings.key and settings.cert
   end
+  if certificates and not name:find("/", 1, true) then
+    settings.server_cert = existing(certificates .. "/servercerts/" .. name .. ".crt")
+  end
+  settings.ca = directory and not settings.server_cert and existing(directory .. "/client.ca") or nil
   return settings
 end
 

@@ -489,6 +489,41 @@ describe("a remote of lxc", function()
     end
   end)
 
+  it("isn't used without what lxc keeps of it, where that can't be read", function()
+    sh("cp -r '%s/home' '%s/broken'", directory, directory)
+    local there = directory .. "/broken/.config/lxc"
+    local function problem()
+      return script("HOME='" .. directory .. "/broken'",
+        'local c, err = lxd.connect { remote = "spec-remote" } print(c, err.kind, err)')
+    end
+    for path, what in pairs { ["servercerts/spec-remote.crt"] = "server_cert: ", ["client.crt"] = "cert: " } do
+      sh("cp -a '%s/%s' '%s/kept'; : > '%s/%s'", there, path, directory, there, path)
+      local out = problem()
+      assert.matches("nil%sinvalid%s", out)
+      assert.matches(what .. there .. "/" .. path .. " is empty", out, 1, true)
+      sh("rm '%s/%s'; mkdir '%s/%s'", there, path, there, path)
+      out = problem()
+      assert.matches("nil%sfailed%s", out)
+      assert.matches(what .. there .. "/" .. path .. ": Is a directory", out, 1, true)
+      sh("rmdir '%s/%s'; mv '%s/kept' '%s/%s'", there, path, directory, there, path)
+    end
+    sh("rm '%s/config.yml'; mkdir '%s/config.yml'", there, there)
+    assert.matches("config.yml can't be read: Is a directory", problem(), 1, true)
+  end)
+
+  it("of the whole machine is found, too, after one's own", function()
+    local mine_, all = directory .. "/own", directory .. "/all"
+    sh("cp -r '%s/home' '%s'; mkdir -p '%s'; mv '%s/.config/lxc/servercerts' '%s'", directory, mine_, all, mine_, all)
+    sh("mv '%s/.config/lxc/config.yml' '%s'; HOME='%s' lxc remote list", mine_, all, mine_)
+    local environment = string.format("HOME='%s' LXD_GLOBAL_CONF='%s'", mine_, all)
+    local out = script(environment, 'print(assert(lxd.connect { remote = "spec-remote" }).server.auth)')
+    assert.matches("^trusted", out)
+    write(all .. "/config.yml", "remotes:\n  local:\n    addr: unix:///nowhere\n")
+    assert.matches(server.socket, script(environment, 'print(lxd.connect { remote = "local" })'), 1, true)
+    out = script("LXD_GLOBAL_CONF='" .. all .. "' HOME=", 'print(select(2, lxd.connect { remote = "spec-remote" }))')
+    assert.matches("neither $LXD_CONF nor $HOME tells", out, 1, true)
+  end)
+
   it("that isn't there, or is none for us, is an error that says so", function()
     local out = script("HOME='" .. directory .. "/home'", [[
       for _, name in ipairs { "nowhere", "images" } do
