@@ -107,6 +107,20 @@ describe("a server's certificate", function()
     assert.are.equal(server:read "late.crt", err.certificate)
   end)
 
+  it("of a CA isn't looked for where there is a CA that can't be read", function()
+    server:certificate("ca")
+    for text, message in pairs {
+      [server:read "ca.crt" .. server:read("ca.crt"):sub(1, 300)] = "ca: one of its certificates can't be read",
+      [server:read "ca.key"] = "ca: no certificate in PEM form is in it",
+    } do
+      local client, err = connect { ca = text }
+      assert.is_nil(client)
+      assert.are.equal("invalid", err.kind)
+      assert.are.equal(message, err.message)
+    end
+    assert.are.equal(0, server:record().connections)
+  end)
+
   it("that is exchanged under way is refused before the next request", function()
     server:certificate("exchanged", "--san IP:127.0.0.1")
     local client = assert(connect { server_cert = fingerprint })

@@ -143,11 +143,7 @@ static bool read_tls(lua_State *L, int tls, lxd_endpoint *p)
     lua_pop(L, 1);
     lua_getfield(L, tls, "ca");
     p->ca = copy_text(L, "ca", &p->ca_length);
-    if (p->ca) {
-        X509 *first = lxd_certificate_read(p->ca, p->ca_length, &why);
-        X509_free(first);
-        if (!first) return complain(L, "ca", why);
-    }
+    if (p->ca && !lxd_authorities_check(p->ca, p->ca_length, &why)) return complain(L, "ca", why);
     return read_identity(L, tls, p);
 }
 

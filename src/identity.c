@@ -42,6 +42,19 @@ X509 *lxd_certificate_read(const char *pem, size_t n, const char **why)
     return certificate;
 }
 
+bool lxd_authorities_check(const char *pem, size_t n, const char **why)
+{
+    bool asked = false, any = false;
+    BIO *in = n <= INT_MAX ? BIO_new_mem_buf(pem, (int)n) : NULL;
+    STACK_OF(X509_INFO) *all = in ? PEM_X509_INFO_read_bio(in, NULL, no_password, &asked) : NULL;
+    *why = all ? "no certificate in PEM form is in it" : "one of its certificates can't be read";
+    for (int i = 0; i < sk_X509_INFO_num(all); i++) any |= sk_X509_INFO_value(all, i)->x509 != NULL;
+    sk_X509_INFO_pop_free(all, X509_INFO_free);
+    BIO_free(in);
+    ERR_clear_error();
+    return any;
+}
+
 EVP_PKEY *lxd_key_read(const char *pem, size_t n, const char **why)
 {
     bool asked = false;

@@ -16,6 +16,10 @@
 X509 *lxd_certificate_read(const char *pem, size_t n, const char **why);
 EVP_PKEY *lxd_key_read(const char *pem, size_t n, const char **why);
 
+/* Whether a PEM text has certificates of CAs, all of which libcurl will be able to read. False: `why` is
+ * set. */
+bool lxd_authorities_check(const char *pem, size_t n, const char **why);
+
 /* The SHA-256 of a certificate's DER form: how LXD names it. False: out of memory. */
 bool lxd_certificate_hash(const X509 *certificate, unsigned char hash[LXD_FINGERPRINT]);
 
