@@ -1,5 +1,6 @@
 -- The remotes of an existing `lxc` configuration. Its config.yml is what Go's yaml.v2 writes of a few maps and
--- scalars, two spaces a level; exactly that is read here, and anything else is refused instead of guessed.
+-- scalars, and what people make of that: comments, another indentation. Exactly that is read here, and anything else
+-- is refused instead of guessed.
 if jit then jit.off(true, true) end -- it may run in lua_close, see loop/init.lua
 local errors = require "lualxd.error"
 
@@ -19,6 +20,9 @@ local ESCAPES = { n = "\n", t = "\t", r = "\r", ["0"] = "\0", ['"'] = '"', ["\\"
 
 -- A scalar as yaml.v2 writes it: plain, 'single', or "double" with simple escapes. nil where it is none of these.
 local function scalar(text)
+  if not text:find("^['\"]") then
+    text = (" " .. text):gsub(" +#.*$", ""):sub(2)
+  end
   local single = text:match("^'(.*)'$")
   if single then
     local plain = single:gsub("''", "")
@@ -35,7 +39,7 @@ local function scalar(text)
   elseif text == "" or text == "{}" or text == "[]" then
     return ""
   elseif text:find("^[%[{&*!|>%%@`'\",?#%-]") and not text:find("^%-[^%s]")
-    or text:find(": ", 1, true) or text:find(" #", 1, true) or text:find(":$") then
+    or text:find(": ", 1, true) or text:find(":$") then
     return nil
   end
   return text
@@ -64,7 +68,7 @@ end
 ---@return string? message
 function remotes.parse(text)
   local found, section, remote = {}, nil, nil
-  local number = 0
+  local number, names_at, fields_at = 0, nil, nil -- how deep remotes are, and the fields of this one
   for line in (text:gsub("\r\n", "\n") .. "\n"):gmatch("(.-)\n") do
     number = number + 1
     local ignored = line:find("^%s*$") or line:find("^%s*#") or line:find("^%-%-%-")
@@ -76,14 +80,14 @@ function remotes.parse(text)
         return nil, string.format("line %d isn't as lxc writes it", number)
       elseif indent == 0 then
         section, remote = key, nil
-        if section == "remotes" and raw ~= "" and raw ~= "{}" then
+        if section == "remotes" and value ~= "" then
           return nil, string.format("line %d: remotes isn't a map", number)
         end
-      elseif section == "remotes" and indent == 2 and (raw == "" or raw == "{}") then
-        remote = {}
+      elseif section == "remotes" and indent == (names_at or indent) and value == "" then
+        remote, names_at, fields_at = {}, indent, nil
         found[key] = remote
-      elseif section == "remotes" and indent == 4 and remote then
-        remote[key] = value
+      elseif remote and indent > names_at and indent == (fields_at or indent) then
+        remote[key], fields_at = value, indent
       else
         return nil, string.format("line %d isn't as lxc writes it", number)
       end
@@ -122,10 +126,10 @@ local function directories()
   return list
 end
 
--- Where it finds the remotes of the whole machine.
-local function common_directory()
+-- Where it finds the remotes of the whole machine (lxd: doc/remotes.md).
+local function common_directories()
   local told = os.getenv "LXD_GLOBAL_CONF"
-  return told and told ~= "" and told or "/etc/lxd"
+  return told and told ~= "" and { told } or { "/etc/lxd", "/var/snap/lxd/common/global-conf" }
 end
 
 local function problem(kind, name, message, hint)
@@ -187,7 +191,7 @@ function remotes.find(name)
   end
   local remote, certificates = known[name], directory
   if not remote then
-    known, certificates = load({ common_directory() }, name)
+    known, certificates = load(common_directories(), name)
     if not known then
       return nil, certificates
     end

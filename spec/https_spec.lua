@@ -524,6 +524,27 @@ describe("a remote of lxc", function()
     assert.matches("neither $LXD_CONF nor $HOME tells", out, 1, true)
   end)
 
+  it("may have been written by hand", function()
+    sh("mkdir -p '%s/hand'", directory)
+    local function written(text)
+      write(directory .. "/hand/config.yml", text)
+      return script("LXD_CONF='" .. directory .. "/hand'", [[
+        for _, name in ipairs { "one", "two" } do print(lxd.connect { remote = name, timeout = 1 }) end]])
+    end
+    local out = written("remotes: # ours\n    one: # first\n        addr: unix://" .. server.socket
+      .. " # here\n\n        project: a#b\n    two:\n      addr: 'unix://" .. server.socket .. "'\n")
+    assert.matches("^[^\n]*" .. server.socket:gsub("%p", "%%%0") .. ", project a#b\n", out)
+    assert.matches("\n[^\n]*" .. server.socket:gsub("%p", "%%%0") .. "\n$", out)
+    for line, text in pairs {
+      [3] = "remotes:\n  one:\n  addr: https://127.0.0.1\n",
+      [4] = "remotes:\n  one:\n    addr: unix://\n   project: x\n",
+      [5] = "remotes:\n  one:\n    addr: unix://\n    more:\n      deeper: x\n",
+      [1] = "remotes: { one: { addr: unix:// } }\n",
+    } do
+      assert.matches("line " .. line, written(text), 1, true)
+    end
+  end)
+
   it("that isn't there, or is none for us, is an error that says so", function()
     local out = script("HOME='" .. directory .. "/home'", [[
       for _, name in ipairs { "nowhere", "images" } do
