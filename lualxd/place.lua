@@ -24,9 +24,9 @@ local FILE_LIMIT = 1024 * 1024
 
 -- Where the environment says, and where it is otherwise, in this order.
 local function candidates()
-  local socket, directory = os.getenv "LXD_SOCKET" or "", os.getenv "LXD_DIR"
+  local socket, directory = os.getenv "LXD_SOCKET" or "", os.getenv "LXD_DIR" or ""
   local told = { socket ~= "" and socket or nil }
-  told[#told + 1] = directory and directory .. "/unix.socket"
+  told[#told + 1] = directory ~= "" and directory .. "/unix.socket" or nil
   return told, {
     "/var/snap/lxd/common/lxd/unix.socket",
     "/var/lib/lxd/unix.socket",

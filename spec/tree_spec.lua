@@ -447,4 +447,12 @@ describe("connecting without options", function()
     assert.is_true(ok, out)
     assert.matches("^nil\tconnect\t[^\n]*" .. path:gsub("%p", "%%%0"), out)
   end)
+
+  it("takes an empty variable for none #builtin", function()
+    local ok, out = server.shell(string.format(
+      "env -u LUA_INIT LXD_SOCKET= LXD_DIR= %s -e '%s'", server.interpreter(),
+      [[print(require("lualxd.place").find {} and "found" or select(2, require("lualxd.place").find {}).message)]]))
+    assert.is_true(ok, out)
+    assert.is_nil(out:find(" /unix.socket", 1, true), out)
+  end)
 end)
