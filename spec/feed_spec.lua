@@ -41,9 +41,13 @@ local function listening(client)
   repeat -- they may be over before it is there
     tries = tries + 1
     assert(lxd.wait_all { sleep(client, "0.3"), sleep(client, "0.3") })
-    local link = client._scope.link
-  until link.feed and link.feed.since or tries > 20
-  assert.is_number(client._scope.link.feed.since)
+    local feed_now = client._scope.link.feed
+  until feed_now and feed_now.since or tries > 20
+  local link = client._scope.link
+  assert.is_number(link.feed.since)
+  while link.engine:count() > 0 do -- what had begun before it was there is looked at
+    lxd.sleep(0.01)
+  end
 end
 
 local function begin(client, amount, seconds)
