@@ -48,6 +48,7 @@ local waiter -- the thread
 
 function adapter.wait(fd, timeout)
   waiter = waiter or assert(core.waiter())
+  ngx.update_time() -- nginx's timers count from when it last looked, which may be long ago in a busy worker
   local socket = ngx.socket.tcp()
   socket:settimeout(math.min(timeout, LONGEST) * 1000)
   local ok, message = socket:connect("unix:" .. waiter:path(), { pool = "lualxd" })
@@ -69,6 +70,7 @@ end
 
 function adapter.park(this, timeout)
   this.bell = this.bell or assert(semaphore.new())
+  ngx.update_time()
   this.bell:wait(math.max(SHORTEST, math.min(timeout, LONGEST)))
 end
 
