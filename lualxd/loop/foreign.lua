@@ -230,7 +230,8 @@ end
 local function nothing() end
 
 -- Has the poller's descriptor be readable in so many seconds: nginx logs a wait that ends by its time. The wait's own
--- end comes a little later, to be sure.
+-- end comes later, to be sure; much later, for nginx counts from when it last looked at the clock, which in a worker
+-- that was kept busy is as long ago as that took.
 local function look_up_in(this, seconds)
   local knock, at = this.knock, core.now() + seconds
   if not knock or not knock.call or knock.at > at then
@@ -239,7 +240,7 @@ local function look_up_in(this, seconds)
     end
     this.knock = timers.add(at, nothing)
   end
-  return seconds + 1
+  return seconds + 10
 end
 
 local function tend(loop, adapter, this)

@@ -44,22 +44,10 @@ function adapter.here()
     .. " (ngx.timer.at(0, f)) or in an earlier phase (access_by_lua*, content_by_lua*)", 0)
 end
 
-local ahead -- how much the core's clock is, where nginx has just looked at its own
-
--- nginx's timers count from when it last looked at the clock, which is long ago in a busy worker: a wait would end at
--- once, and be logged.
-local function keep_time()
-  if not ahead or math.abs(core.now() - ngx.now() - ahead) > 0.1 then
-    ngx.update_time()
-    ahead = core.now() - ngx.now()
-  end
-end
-
 local waiter -- the thread
 
 function adapter.wait(fd, timeout)
   waiter = waiter or assert(core.waiter())
-  keep_time()
   local socket = ngx.socket.tcp()
   socket:settimeout(math.min(timeout, LONGEST) * 1000)
   local ok, message = socket:connect("unix:" .. waiter:path(), { pool = "lualxd" })
